@@ -1,0 +1,99 @@
+"""What `headrace demo` shows while it runs: one panel that is redrawn a few times a second."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+
+from rich.console import Group, RenderableType
+from rich.panel import Panel
+from rich.table import Table
+from rich.text import Text
+
+BARS = "▁▂▃▄▅▆▇█"
+Status = Mapping[str, object]
+
+
+@dataclass(slots=True)
+class Snapshot:
+    """Everything the panel shows, gathered at one moment."""
+
+    name: str
+    seconds: float
+    events_per_s: float
+    requests: int
+    actions: int
+    event_time: int
+    learner: Status = field(default_factory=dict)
+    joiner: Status = field(default_factory=dict)
+    health: Status = field(default_factory=dict)
+    restarts: Mapping[str, int] = field(default_factory=dict)
+    auc_history: list[float] = field(default_factory=list)
+    phase: str = "streaming"
+
+
+def number(values: Status, *path: str) -> float:
+    """Return a number deep inside nested mappings, NaN when it is not there."""
+    value: object = values
+    for name in path:
+        value = value.get(name) if isinstance(value, Mapping) else None
+    return float(value) if isinstance(value, (int, float)) else math.nan
+
+
+def shown(value: float, form: str = ",.0f", unit: str = "") -> str:
+    """Format a number, or a dash when there is none."""
+    return "–" if math.isnan(value) else f"{value:{form}}{unit}"
+
+
+def sparkline(values: list[float], width: int = 32) -> str:
+    """Return the newest values as a line of bars."""
+    tail = [value for value in values if not math.isnan(value)][-width:]
+    if not tail:
+        return ""
+    low, high = min(tail), max(tail)
+    scale = (len(BARS) - 1) / (high - low) if high > low else 0.0
+    return "".join(BARS[int((value - low) * scale)] for value in tail)
+
+
+def table_totals(learner: Status) -> dict[str, float]:
+    """Sum the statistics of all tables."""
+    tables = learner.get("tables")
+    totals = dict.fromkeys(("rows", "bytes", "admitted", "filtered", "evicted"), 0.0)
+    for stats in tables.values() if isinstance(tables, Mapping) else ():
+        for name in totals:
+            value = number(stats, name) if isinstance(stats, Mapping) else 0.0
+            totals[name] += 0.0 if math.isnan(value) else value
+    return totals
+
+
+def draw(snapshot: Snapshot) -> RenderableType:
+    """Return the panel."""
+    metrics = snapshot.learner.get("metrics")
+    scores: Status = metrics if isinstance(metrics, Mapping) else {}
+    totals = table_totals(snapshot.learner)
+    grid = Table.grid(padding=(0, 3))
+    for _ in range(2):
+        grid.add_column(justify="left", style="dim", no_wrap=True)
+        grid.add_column(justify="left", no_wrap=True)
+    stream_time = "–"
+    if snapshot.event_time > 0:
+        stream_time = datetime.fromtimestamp(snapshot.event_time / 1e6, UTC).strftime("%Y-%m-%d %H:%M")
+    auc = f"[bold green]{shown(number(scores, 'auc'), '.4f')}[/]   window {shown(number(scores, 'window_auc'), '.4f')}"
+    fresh = (f"p50 {shown(number(snapshot.health, 'freshness', 'p50_s'), '.2f', ' s')}   "
+             f"p99 {shown(number(snapshot.health, 'freshness', 'p99_s'), '.2f', ' s')}")  # fmt: skip
+    grid.add_row("events/s", f"[bold]{snapshot.events_per_s:,.0f}[/]", "progressive AUC", auc)
+    grid.add_row("stream time", stream_time, "freshness", fresh)
+    grid.add_row("shown / clicked", f"{snapshot.requests:,} / {snapshot.actions:,}",
+                 "examples learned", shown(number(snapshot.learner, "examples")))  # fmt: skip
+    grid.add_row("table rows", f"{totals['rows']:,.0f}   {totals['bytes'] / 2**20:,.1f} MiB",
+                 "version served", shown(number(snapshot.health, "version")))  # fmt: skip
+    grid.add_row("admitted ids", f"{totals['admitted']:,.0f}", "waiting for a click",
+                 shown(number(snapshot.joiner, "pending")))  # fmt: skip
+    grid.add_row("filtered / evicted", f"{totals['filtered']:,.0f} / {totals['evicted']:,.0f}",
+                 "restarts", ", ".join(f"{k} {v}" for k, v in snapshot.restarts.items() if v) or "none")  # fmt: skip
+    line = Text(f"AUC by window  {sparkline(snapshot.auc_history)}", style="cyan")
+    title = f"headrace · {snapshot.name} · {snapshot.phase} · {snapshot.seconds:,.0f} s"
+    return Panel(Group(grid, line, Text("Ctrl-C stops and loses nothing; running again resumes.", style="dim")),
+                 title=title, border_style="blue")  # fmt: skip

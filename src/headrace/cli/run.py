@@ -1,0 +1,104 @@
+"""`headrace run RECIPE [name=value ...]`: the whole loop in this process, or one role of it."""
+
+from __future__ import annotations
+
+import argparse
+import signal
+from collections.abc import Callable
+from pathlib import Path
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.table import Table
+
+from headrace.cli.output import print_json
+from headrace.config import fingerprint
+from headrace.loop import Progress as LoopProgress
+from headrace.online import Embedded, RunFolder, build, find_recipe, run_joiner, run_learner, run_publisher
+from headrace.online.config import OnlineConfig
+from headrace.types import Report
+
+NAME = "run"
+HELP = "run a recipe: learn from a log or a world, here or as one role of several processes"
+PROCESS_ROLES = ("joiner", "learner", "publisher")
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the verb's arguments."""
+    parser.add_argument("recipe", help="package.module:function, for example headrace.online.demo:world")
+    parser.add_argument("settings", nargs="*", metavar="name=value", help="the recipe's own parameters")
+    parser.add_argument("--folder", type=Path, help="run folder; a run continues there (default: runs/<name>-<hash>)")
+    parser.add_argument("--role", choices=PROCESS_ROLES, help="run only this process of the production layout")
+    parser.add_argument("--json", action="store_true", help="print the report as one JSON object")
+
+
+def stop_on_signals() -> Callable[[], bool]:
+    """Return a function that turns True after SIGTERM or SIGINT, so that a role ends between two steps."""
+    stopped = False
+
+    def ask(number: int, frame: object) -> None:
+        nonlocal stopped
+        if stopped and number == signal.SIGINT:
+            raise KeyboardInterrupt  # a second Ctrl-C does not wait
+        stopped = True
+
+    signal.signal(signal.SIGTERM, ask)
+    signal.signal(signal.SIGINT, ask)
+    return lambda: stopped
+
+
+def run_folder(config: OnlineConfig, folder: Path | None) -> RunFolder:
+    """Return the folder of a run; the default depends on the configuration, so that other settings do not mix."""
+    return RunFolder(folder or Path("runs") / f"{config.name}-{fingerprint(config)[:8]}")
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Run the verb."""
+    config = build(find_recipe(arguments.recipe), arguments.settings)
+    folder = run_folder(config, arguments.folder)
+    stop = stop_on_signals()
+    if arguments.role == "joiner":
+        run_joiner(config, folder, stop)
+        return 0
+    if arguments.role == "publisher":
+        run_publisher(config, folder, stop)
+        return 0
+    report = run_learner(config, folder, stop) if arguments.role == "learner" else _embedded(config, folder, stop,
+                                                                                            quiet=arguments.json)  # fmt: skip
+    if arguments.json:
+        print_json(report.to_json())
+    else:
+        print_report(report, f"{config.name}: {folder.root}")
+    return 0
+
+
+def _embedded(config: OnlineConfig, folder: RunFolder, stop: Callable[[], bool], *, quiet: bool) -> Report:
+    columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[numbers]}"), TimeElapsedColumn())
+    with Progress(*columns, console=Console(stderr=True), disable=quiet) as bar:
+        task = bar.add_task(config.name, total=None, numbers="")
+
+        def on_step(done: LoopProgress) -> None:
+            numbers = f"{done.examples:,} examples  loss {done.loss:.4f}  version {done.version.number}"
+            bar.update(task, numbers=numbers)
+
+        return Embedded(config, folder, on_step=on_step, stop=stop).run()
+
+
+def print_report(report: Report, title: str) -> None:
+    """Print a report as a table for people."""
+    table = Table(title=title, title_justify="left")
+    table.add_column("figure")
+    table.add_column("value", justify="right")
+    table.add_column("unit")
+    for name, figure in report.figures.items():
+        value = f"{figure.value:,.0f}" if figure.value == int_or_nan(figure.value) else f"{figure.value:.4f}"
+        table.add_row(name, value, figure.unit)
+    console = Console()
+    console.print(table)
+    for note in report.notes:
+        console.print(f"  · {note}")
+
+
+def int_or_nan(value: float) -> float:
+    """Return the value rounded to an integer, or NaN when it is not finite (so that it equals nothing)."""
+    return float(round(value)) if abs(value) < 1e15 else float("nan")

@@ -1,0 +1,46 @@
+"""The composition of an online ranker: from one configuration to parts, to one process, or to four."""
+
+from headrace.online.build import Serving, open_learner, open_serving, open_tables
+from headrace.online.config import ModelBuilder, OnlineConfig, Player, TableSettings
+from headrace.online.embedded import Embedded
+from headrace.online.feed import Feeder, FeedProgress
+from headrace.online.layout import ROLES, RunFolder
+from headrace.online.offline import evaluate_source, newest_predictor, predict_file, request_file
+from headrace.online.recipe import build, find_recipe, parameters
+from headrace.online.recording import Recording
+from headrace.online.roles import open_log, run_joiner, run_learner, run_publisher
+from headrace.online.server import run_server
+from headrace.online.summary import close_events, summarise
+from headrace.online.supervisor import Supervisor
+
+__all__ = [
+    "ROLES",
+    "Embedded",
+    "FeedProgress",
+    "Feeder",
+    "ModelBuilder",
+    "OnlineConfig",
+    "Player",
+    "Recording",
+    "RunFolder",
+    "Serving",
+    "Supervisor",
+    "TableSettings",
+    "build",
+    "close_events",
+    "find_recipe",
+    "request_file",
+    "predict_file",
+    "newest_predictor",
+    "evaluate_source",
+    "open_learner",
+    "open_log",
+    "open_serving",
+    "open_tables",
+    "parameters",
+    "run_joiner",
+    "run_learner",
+    "run_publisher",
+    "run_server",
+    "summarise",
+]

@@ -1,0 +1,76 @@
+"""From a configuration to the parts of the loop. No arithmetic here."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+
+from headrace.data import Schema
+from headrace.learn import LearnerConfig, RankLearner
+from headrace.learn.ledger import LEDGER, open_ledger
+from headrace.objectives import LogLoss
+from headrace.online.config import OnlineConfig
+from headrace.protocols import Table
+from headrace.publish import Replica
+from headrace.serve import RankPredictor
+from headrace.store import EmbeddingCollection, FeatureLookup, TableConfig, open_table
+
+
+def open_tables(config: OnlineConfig, *, serving: bool = False) -> dict[str, Table]:
+    """Open one empty table per table name of the schema."""
+    tables: dict[str, Table] = {}
+    for name, dim in config.schema.tables.items():
+        settings = config.table_overrides.get(name, config.tables)
+        table = TableConfig(
+            name=name, dim=dim, rule=settings.rule, init=settings.init, seed=config.seed,
+            admission=settings.admission, ttl_s=settings.ttl_s,
+        )  # fmt: skip
+        tables[name] = open_table(table, serving=serving)
+    return tables
+
+
+def embedding(schema: Schema, tables: dict[str, Table]) -> EmbeddingCollection:
+    """Return the embedding module that reads the schema's id features from the tables."""
+    lookups = [FeatureLookup(feature=f.name, table=f.table, pooling=f.pooling) for f in schema.id_features]
+    return EmbeddingCollection(tables, lookups)
+
+
+def seeded_model(config: OnlineConfig, embed: nn.Module) -> nn.Module:
+    """Build the network from the configuration's seed, leaving torch's global generator as it was."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(config.seed)
+        return config.model(embed, config.schema, config.seed)
+
+
+def open_learner(config: OnlineConfig) -> RankLearner:
+    """Return a learner in its initial state."""
+    tables = open_tables(config)
+    collection = embedding(config.schema, tables)
+    model = seeded_model(config, collection)
+    return RankLearner(
+        model, collection, torch.optim.Adam(model.parameters(), lr=config.dense_lr),
+        LogLoss(negative_rate=config.join.negative_rate, correction=config.correction),
+        LearnerConfig(audit=config.audit, schema=config.schema, seed=config.seed),
+    )  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class Serving:
+    """A replica and the predictor that reads it."""
+
+    replica: Replica
+    predictor: RankPredictor
+
+
+def open_serving(config: OnlineConfig) -> Serving:
+    """Return an empty replica and its predictor; it answers after the first version was applied."""
+    tables = open_tables(config, serving=True)
+    collection = embedding(config.schema, tables)
+    model = seeded_model(config, collection).eval()
+    if config.audit:
+        tables[LEDGER] = open_ledger(serving=True)
+    replica = Replica(tables, model)
+    rate = config.join.negative_rate if config.correction == "serving" else 1.0
+    return Serving(replica, RankPredictor(model, replica, config.schema, negative_rate=rate))

@@ -1,0 +1,102 @@
+"""What a recipe returns: one frozen configuration of a whole online ranker."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal, Protocol
+
+from torch import nn
+
+from headrace.config import require
+from headrace.data import JoinConfig, Schema
+from headrace.objectives import SamplingCorrection, Where
+from headrace.protocols import Feedback, Resumable, Source
+from headrace.store import Adagrad, AdmitAll, InitialRow, RowRule, Uniform
+from headrace.store.admission import Admission
+
+
+class Player(Source, Feedback, Protocol):
+    """Requests and the answers to them: a recorded log, or a simulated world."""
+
+
+class ModelBuilder(Protocol):
+    """Builds the dense network over an embedding module; called once in the learner and once in every replica."""
+
+    def __call__(self, embed: nn.Module, schema: Schema, seed: int) -> nn.Module:
+        """Return a module whose forward maps a Batch to logits (B,)."""
+        ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class TableSettings:
+    """How the tables of a ranker behave; `ttl_s` in event time, None keeps rows for ever."""
+
+    rule: RowRule = field(default_factory=lambda: Adagrad(lr=0.05))
+    init: InitialRow = field(default_factory=lambda: Uniform(0.01))
+    admission: Admission = field(default_factory=AdmitAll)
+    ttl_s: float | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class OnlineConfig:
+    """An online ranker from request to served version.
+
+    Attributes:
+        name: For people; shown in views and reports.
+        schema: Features, label and item column.
+        model: Builds the network.
+        player: Opens the log or the world that plays requests and answers; None when real users do.
+        span_s: Length of what the player plays, in event time; 0 when unknown.
+        join: Attribution window, lateness, negative sampling.
+        tables: Settings of every table; `table_overrides` replaces them for single tables.
+        dense_lr: Learning rate of the dense part (Adam).
+        batch_rows: Examples per learning step.
+        publish_every: Examples between two published versions.
+        checkpoint_every: Published versions between two manifests of the learner.
+        snapshot_every: Published versions between two full snapshots for replicas.
+        correction: The one place where negative sampling is corrected for; says nothing while `join.negative_rate` is 1.
+        metric_window_s: Width of the impression-time cohorts of progressive validation, in event time.
+        baselines: Learn logistic regression and position-only beside the model, on the same examples, for the report.
+        position: Column of the place at which a candidate was shown; the server fills it in where a request lacks it.
+        audit: Keep a ledger table that counts how often each example was learned.
+        durability: What the logs survive: `power` loss (fsync at every commit) or the death of the `process`.
+        data_files: Files the player reads; their SHA-256 goes into the run record.
+        notes: Sentences for the report (which clicks are drawn, what is simulated, ...).
+    """
+
+    name: str
+    schema: Schema
+    model: ModelBuilder
+    join: JoinConfig
+    player: Callable[[], Player] | None = None
+    span_s: float = 0.0
+    tables: TableSettings = field(default_factory=TableSettings)
+    table_overrides: dict[str, TableSettings] = field(default_factory=dict)
+    dense_lr: float = 1e-3
+    batch_rows: int = 256
+    publish_every: int = 1024
+    checkpoint_every: int = 20
+    snapshot_every: int = 50
+    correction: Where = "training"
+    metric_window_s: float = 3600.0
+    baselines: bool = False
+    position: str | None = None
+    audit: bool = False
+    durability: Literal["power", "process"] = "process"
+    seed: int = 0
+    data_files: tuple[Path, ...] = ()
+    notes: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        for name in ("batch_rows", "publish_every", "checkpoint_every", "snapshot_every"):
+            require(getattr(self, name) >= 1, name, got=getattr(self, name), expected="a positive integer")
+        require(self.dense_lr > 0, "dense_lr", got=self.dense_lr, expected="a positive number")
+        require(self.metric_window_s > 0, "metric_window_s", got=self.metric_window_s, expected="a positive number")
+        SamplingCorrection(self.join.negative_rate, self.correction)
+
+
+def is_resumable(player: object) -> bool:
+    """Return whether a player keeps state beyond its position (a simulated world does, a recording does not)."""
+    return isinstance(player, Resumable)

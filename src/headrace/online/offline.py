@@ -1,0 +1,137 @@
+"""The right half of the loop on files: score rows with a run's newest version, and judge a version on labelled rows."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import torch
+
+from headrace.data import Layout
+from headrace.data.collate import collate
+from headrace.data.source import FileSource
+from headrace.errors import DataError, SourceEnded, VersionError
+from headrace.evaluate import ProgressiveMetric
+from headrace.loop import predict
+from headrace.online.build import open_serving
+from headrace.online.config import OnlineConfig
+from headrace.online.layout import CHANGES, RunFolder
+from headrace.online.roles import open_log
+from headrace.protocols import Source
+from headrace.publish import ChangeReader
+from headrace.serve import RankPredictor
+from headrace.types import Events, Report
+
+READ_ROWS = 4096
+
+
+def newest_predictor(config: OnlineConfig, folder: RunFolder) -> RankPredictor:
+    """Return a predictor at the newest published version of a run.
+
+    Raises:
+        VersionError: If the run has published none, or the folder does not exist.
+    """
+    if not folder.log(CHANGES).exists():
+        raise VersionError(f"Run {folder.root}", got="no published version", expected="at least version 0",
+                           do="Run the recipe with the same --folder first.")  # fmt: skip
+    serving = open_serving(config)
+    serving.replica.catch_up(ChangeReader(open_log(config, folder, CHANGES), folder.snapshots))
+    if serving.replica.version.number < 0:
+        raise VersionError(f"Run {folder.root}", got="no published version", expected="at least version 0",
+                           do="Run the recipe with the same --folder first.")  # fmt: skip
+    return serving.predictor
+
+
+def request_file(path: Path) -> FileSource:
+    """Return a source over a file of request rows (`key`, `item` and the features; `event_time` µs if it has one)."""
+    names = _column_names(path)
+    if "key" not in names:
+        raise DataError(f"File {path}", got=f"columns {names}", expected="a column 'key' that names each request")
+    time = "event_time" if "event_time" in names else None
+    layout = Layout(time=time, time_unit="us", key=("key",), kind=None if "kind" in names else "impression")
+    return FileSource(path, layout, order="file")
+
+
+def _column_names(path: Path) -> list[str]:
+    try:
+        first = FileSource(path, Layout(time=None, kind="impression"), order="file").read(1)
+    except SourceEnded as error:
+        raise DataError(f"File {path}", got="no rows", expected="at least one row") from error
+    assert first is not None
+    return first.names
+
+
+def predict_file(config: OnlineConfig, folder: RunFolder, source: Source, output: Path) -> Report:
+    """Score every row of a source into a Parquet file, in order; the file appears whole or not at all.
+
+    Returns:
+        Rows, rows per second and the version that answered.
+    """
+    predictor = newest_predictor(config, folder)
+    output.parent.mkdir(parents=True, exist_ok=True)
+    temporary = output.with_name(f".{output.name}.tmp")
+    writer: pq.ParquetWriter | None = None
+
+    def sink(requests: Events, predictions: Events) -> None:
+        nonlocal writer
+        if writer is None:
+            writer = pq.ParquetWriter(temporary, predictions.batch.schema, compression="zstd")
+        writer.write_batch(predictions.batch)
+
+    try:
+        report = predict(source, predictor, sink, read_rows=READ_ROWS)
+        if writer is None:
+            raise DataError("Requests", got="no rows", expected="at least one")
+        writer.close()
+        temporary.replace(output)
+    finally:
+        if writer is not None:
+            writer.close()
+        temporary.unlink(missing_ok=True)
+    report.add("version", predictor.version.number, source=str(folder.root))
+    return report
+
+
+def evaluate_source(config: OnlineConfig, folder: RunFolder, source: Source) -> Report:
+    """Judge a run's newest version on labelled rows (kind `example`, or any rows with the label column).
+
+    Returns:
+        AUC, log-loss, normalised entropy, calibration as progressive validation has them, plus the row count.
+    """
+    predictor = newest_predictor(config, folder)
+    metric, rows = ProgressiveMetric(window_s=config.metric_window_s), 0
+    while True:
+        try:
+            examples = source.read(READ_ROWS)
+        except SourceEnded:
+            break
+        if examples is None:
+            break
+        unscored = _without(examples, ("score", "version", "score_logged"))
+        predictions = predictor.predict(unscored)
+        batch = collate(unscored, config.schema)
+        scores = torch.from_numpy(predictions.column("score").to_numpy(zero_copy_only=False).copy())
+        metric.update(replace(batch, predictions=scores, extra=_logged(predictions)))
+        rows += len(examples)
+    if not rows:
+        raise DataError("Evaluation rows", got="none", expected="at least one labelled row")
+    report = Report()
+    report.add("rows", rows, source="evaluate")
+    report.add("version", predictor.version.number, source=str(folder.root))
+    for name, value in metric.compute().items():
+        report.add(name, value, source="evaluate")
+    return report
+
+
+def _without(events: Events, names: tuple[str, ...]) -> Events:
+    present = [name for name in names if name in events.names]
+    return Events(events.batch.drop_columns(present)) if present else events
+
+
+def _logged(predictions: Events) -> dict[str, torch.Tensor]:
+    if "score_logged" not in predictions.names:
+        return {}
+    values = predictions.column("score_logged").cast(pa.float32()).to_numpy(zero_copy_only=False)
+    return {"score_logged": torch.from_numpy(values.copy())}
