@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from headrace.errors import SourceEnded
 from headrace.online import Recording
-from headrace.testing import MemorySource
+from headrace.data.source import MemorySource
 from headrace.types import Events
 
 
