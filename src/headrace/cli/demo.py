@@ -15,8 +15,8 @@ from rich.console import Console
 from rich.live import Live
 
 from headrace.cli.output import print_json
-from headrace.cli.demo_view import Snapshot, draw, number
-from headrace.cli.run import print_report, stop_on_signals
+from headrace.cli.demo_view import Snapshot, comparison, draw, number
+from headrace.cli.run import stop_on_signals
 from headrace.config import write_run_record
 from headrace.data.files import sha256
 from headrace.errors import HeadraceError, WorkerLost
@@ -38,6 +38,7 @@ from headrace.serve import Client
 NAME = "demo"
 HELP = "stream a real click log through the whole loop and watch it learn"
 DEFAULT_FOLDER = Path("headrace-demo")
+READ_ROWS = 512
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -83,7 +84,7 @@ class Demo:
         supervisor.start()
         client = Client(f"http://127.0.0.1:{self.port}")
         speed = span_s(self.config) / self.seconds
-        feeder = Feeder(self.config, client, self.folder, speed=speed)
+        feeder = Feeder(self.config, client, self.folder, speed=speed, read_rows=READ_ROWS)
         feeding = threading.Thread(target=self._feed, args=(feeder,), daemon=True)
         started = time.monotonic()
         try:
@@ -152,7 +153,8 @@ class Demo:
         except (HeadraceError, OSError):
             health = {}
         metrics = learner.get("metrics")
-        window = number(metrics, "window_auc") if isinstance(metrics, dict) else float("nan")
+        newest = "window_logged_auc" if isinstance(metrics, dict) and "window_logged_auc" in metrics else "window_auc"
+        window = number(metrics, newest) if isinstance(metrics, dict) else float("nan")
         if window == window and (not self.auc_history or self.auc_history[-1] != window):
             self.auc_history.append(window)
         done = feeder.progress
@@ -203,10 +205,11 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.json:
         print_json(report.to_json())
         return 0
-    print_report(report, f"{config.name}: {root}")
+    console.print(comparison(report))
     stated = " ".join(settings)
-    console.print(f"\nReport with plots: [bold]{page}[/]\n\nTry next:")
-    console.print(f"  headrace inspect {root}")
-    console.print(f"  headrace serve {recipe} {stated} --folder {root} --port 8080")
-    console.print("  headrace papers run monolith --size toy")
+    lines = [f"headrace inspect {root}", f"headrace serve {recipe} {stated}{' ' if stated else ''}--folder {root} --port 8080",
+             "headrace papers run monolith --size toy"]  # fmt: skip
+    console.print(f"\nReport with plots: {page}\n\nTry next:", highlight=False, soft_wrap=True)
+    for line in lines:
+        console.print(f"  {line}", highlight=False, soft_wrap=True)
     return 0

@@ -12,7 +12,10 @@ from rich.panel import Panel
 from rich.table import Table
 from rich.text import Text
 
+from headrace.types import Report
+
 BARS = "▁▂▃▄▅▆▇█"
+BESIDE = {"logistic_regression": "logistic regression", "position_only": "position alone"}
 Status = Mapping[str, object]
 
 
@@ -68,6 +71,35 @@ def table_totals(learner: Status) -> dict[str, float]:
     return totals
 
 
+def comparison(report: Report) -> RenderableType:
+    """Return the final numbers for people: the model beside its baselines, then speed of feedback."""
+    figures = {name: figure.value for name, figure in report.figures.items()}
+
+    def value(name: str, form: str = ".4f") -> str:
+        return shown(figures.get(name, math.nan), form)
+
+    table = Table(title="Progressive AUC, each example judged before it was learned", title_justify="left")
+    placed = "position_only/auc" in figures
+    for head in ("", "position known", "without position") if placed else ("", "AUC"):
+        table.add_column(head, justify="right" if head else "left")
+    known, unknown = ("logged_auc", "auc") if placed else ("auc", "")
+    rows = {"[bold]the served model[/]": (known, unknown), "logistic regression": ("logistic_regression/auc",
+            "logistic_regression_without_position/auc"), "position alone": ("position_only/auc", ""),
+            "the world's truth (nothing can beat it)": ("logged_bayes_auc", "bayes_auc")}  # fmt: skip
+    for name, pair in rows.items():
+        if any(part in figures for part in pair):
+            table.add_row(name, *(value(part) for part in pair[: 2 if placed else 1]))
+    logged = known if known in figures else "auc"
+    lines = Text.assemble(
+        f"last window: {value('window_' + logged)}   normalised entropy {value('logged_ne' if logged != 'auc' else 'ne')}\n",
+        f"feedback to served: p50 {value('freshness_p50_s', '.2f')} s, p99 {value('freshness_p99_s', '.2f')} s   "
+        f"(negatives: p50 {value('negative_delay_p50_s', '.2f')} s, p99 {value('negative_delay_p99_s', '.2f')} s)\n",
+        f"{value('examples', ',.0f')} examples learned, each once; version {value('version', ',.0f')}; "
+        f"{value('joiner/positives', ',.0f')} clicks joined, {value('joiner/late', ',.0f')} too late",
+    )
+    return Group(table, lines)
+
+
 def draw(snapshot: Snapshot) -> RenderableType:
     """Return the panel."""
     metrics = snapshot.learner.get("metrics")
@@ -80,19 +112,24 @@ def draw(snapshot: Snapshot) -> RenderableType:
     stream_time = "–"
     if snapshot.event_time > 0:
         stream_time = datetime.fromtimestamp(snapshot.event_time / 1e6, UTC).strftime("%Y-%m-%d %H:%M")
-    auc = f"[bold green]{shown(number(scores, 'auc'), '.4f')}[/]   window {shown(number(scores, 'window_auc'), '.4f')}"
-    fresh = (f"p50 {shown(number(snapshot.health, 'freshness', 'p50_s'), '.2f', ' s')}   "
-             f"p99 {shown(number(snapshot.health, 'freshness', 'p99_s'), '.2f', ' s')}")  # fmt: skip
+    kind = "logged_" if "logged_auc" in scores else ""
+    auc = (f"[bold green]{shown(number(scores, f'{kind}auc'), '.4f')}[/]   "
+           f"window {shown(number(scores, f'window_{kind}auc'), '.4f')}")  # fmt: skip
+    if kind:
+        auc += f"   without position {shown(number(scores, 'auc'), '.4f')}"
+    beside = "   ".join(f"{short} {shown(number(scores, f'{name}/auc'), '.4f')}" for name, short in BESIDE.items())
+    fresh = (f"p50 {shown(number(snapshot.health, 'freshness', 'positives', 'p50_s'), '.2f', ' s')}   "
+             f"p99 {shown(number(snapshot.health, 'freshness', 'positives', 'p99_s'), '.2f', ' s')}")  # fmt: skip
     grid.add_row("events/s", f"[bold]{snapshot.events_per_s:,.0f}[/]", "progressive AUC", auc)
-    grid.add_row("stream time", stream_time, "freshness", fresh)
+    grid.add_row("stream time", stream_time, "beside it", beside)
+    grid.add_row("feedback to served", fresh, "version served", shown(number(snapshot.health, "version")))
     grid.add_row("shown / clicked", f"{snapshot.requests:,} / {snapshot.actions:,}",
                  "examples learned", shown(number(snapshot.learner, "examples")))  # fmt: skip
-    grid.add_row("table rows", f"{totals['rows']:,.0f}   {totals['bytes'] / 2**20:,.1f} MiB",
-                 "version served", shown(number(snapshot.health, "version")))  # fmt: skip
-    grid.add_row("admitted ids", f"{totals['admitted']:,.0f}", "waiting for a click",
+    grid.add_row("table rows", f"{totals['rows']:,.0f}   {totals['bytes'] / 2**20:,.1f} MiB", "waiting for a click",
                  shown(number(snapshot.joiner, "pending")))  # fmt: skip
-    grid.add_row("filtered / evicted", f"{totals['filtered']:,.0f} / {totals['evicted']:,.0f}",
-                 "restarts", ", ".join(f"{k} {v}" for k, v in snapshot.restarts.items() if v) or "none")  # fmt: skip
+    ids = f"{totals['admitted']:,.0f} / {totals['filtered']:,.0f} / {totals['evicted']:,.0f}"
+    grid.add_row("admitted / filtered / evicted", ids, "restarts",
+                 ", ".join(f"{k} {v}" for k, v in snapshot.restarts.items() if v) or "none")  # fmt: skip
     line = Text(f"AUC by window  {sparkline(snapshot.auc_history)}", style="cyan")
     title = f"headrace · {snapshot.name} · {snapshot.phase} · {snapshot.seconds:,.0f} s"
     return Panel(Group(grid, line, Text("Ctrl-C stops and loses nothing; running again resumes.", style="dim")),

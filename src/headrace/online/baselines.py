@@ -47,8 +47,9 @@ class Baselines:
         everything = {feature.name for feature in config.schema.features}
         self._sets = {"logistic_regression": everything}
         if config.position is not None:
-            self._sets["logistic_regression_without_position"] = everything - {config.position}
-            self._sets["position_only"] = {config.position}
+            place = {feature.name for feature in config.schema.features if config.position in feature.columns}
+            self._sets["logistic_regression_without_position"] = everything - place
+            self._sets["position_only"] = place
         self._learners = {name: self._learner(config, names) for name, names in self._sets.items()}
         self._metrics = {name: ProgressiveMetric(window_s=config.metric_window_s) for name in self._sets}
 
@@ -80,6 +81,10 @@ class Baselines:
         return {f"{name}/{key}": value for name, metric in self._metrics.items()
                 for key, value in metric.compute().items()}  # fmt: skip
 
+    def histories(self) -> dict[str, list[dict[str, float]]]:
+        """Return each baseline's closed cohorts."""
+        return {name: metric.history() for name, metric in self._metrics.items()}
+
     def state(self) -> State:
         """Return learners and metrics."""
         return {name: {"learner": self._learners[name].state(), "metric": self._metrics[name].state()}
@@ -110,6 +115,10 @@ class Metrics:
     def compute(self) -> dict[str, float]:
         """Return the model's numbers, and the baselines' under their names."""
         return self.served.compute() | (self.baselines.compute() if self.baselines else {})
+
+    def histories(self) -> dict[str, list[dict[str, float]]]:
+        """Return the closed cohorts of the model and of the baselines, for plots."""
+        return {"model": self.served.history(), **(self.baselines.histories() if self.baselines else {})}
 
     def state(self) -> State:
         """Return everything."""

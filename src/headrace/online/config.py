@@ -15,6 +15,7 @@ from headrace.objectives import SamplingCorrection, Where
 from headrace.protocols import Feedback, Resumable, Source
 from headrace.store import Adagrad, AdmitAll, InitialRow, RowRule, Uniform
 from headrace.store.admission import Admission
+from headrace.types import Events
 
 
 class Player(Source, Feedback, Protocol):
@@ -63,6 +64,8 @@ class OnlineConfig:
         audit: Keep a ledger table that counts how often each example was learned.
         durability: What the logs survive: `power` loss (fsync at every commit) or the death of the `process`.
         data_files: Files the player reads; their SHA-256 goes into the run record.
+        best_auc: For simulated worlds: the AUC of the true probabilities of examples, with their positions known, or
+            (second argument True) at the reference position; what no model can beat but by luck.
         notes: Sentences for the report (which clicks are drawn, what is simulated, ...).
     """
 
@@ -87,6 +90,7 @@ class OnlineConfig:
     durability: Literal["power", "process"] = "process"
     seed: int = 0
     data_files: tuple[Path, ...] = ()
+    best_auc: Callable[[Events, bool], float] | None = None
     notes: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:

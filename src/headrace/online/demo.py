@@ -15,7 +15,7 @@ from headrace.feedback import WorldConfig
 from headrace.nn import DeepFM
 from headrace.online.config import OnlineConfig, TableSettings
 from headrace.online.recording import Recording
-from headrace.online.worlds import POSITION, WorldPlayer, world_log, world_schema
+from headrace.online.worlds import POSITION, BestAuc, WorldPlayer, world_log, world_schema
 from headrace.store import Adagrad, AdmitAll, AdmitCount, Uniform
 
 DATA = Literal["auto", "trivago", "movielens", "world"]
@@ -104,7 +104,7 @@ def world(
             admission=AdmitCount(admit) if admit > 1 else AdmitAll(),
         ),
         batch_rows=batch_rows, publish_every=publish_every, checkpoint_every=checkpoint_every, baselines=True,
-        position=POSITION, audit=audit, seed=seed, notes=notes,
+        metric_window_s=300.0, position=POSITION, audit=audit, seed=seed, notes=notes, best_auc=BestAuc(config),
     )  # fmt: skip
 
 

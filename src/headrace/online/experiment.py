@@ -156,6 +156,14 @@ class EveryBlocks:
         return self._seen > 0 and self._seen % self.blocks == 0
 
 
+@dataclass(frozen=True, slots=True)
+class Moment:
+    """A model at one moment: the states of its tables and a copy of its dense part."""
+
+    tables: Mapping[str, State]
+    dense: Mapping[str, Tensor]
+
+
 @dataclass(slots=True)
 class Stream:
     """What a rehearsal measured on rows `start..stop`.
@@ -197,6 +205,17 @@ class Rehearsal:
     def score(self, batch: Batch) -> Floats:
         """Return probabilities (B,) of the learner's own newest weights."""
         return score(self.learner.model, batch)
+
+    def moment(self) -> Moment:
+        """Return a copy of the model as it is."""
+        dense = {name: value.detach().clone() for name, value in self.learner.model.state_dict().items()}
+        return Moment({name: table.state() for name, table in self.learner.collection.tables.items()}, dense)
+
+    def set_to(self, tables: Mapping[str, State], dense: Mapping[str, Tensor]) -> None:
+        """Put table states and dense weights into the model, from one moment or from several."""
+        for name, table in self.learner.collection.tables.items():
+            table.restore(tables[name])
+        self.learner.model.load_state_dict(dict(dense))
 
     def stream(
         self, log: ExampleLog, edges: Sequence[int], arms: Mapping[str, Arm],

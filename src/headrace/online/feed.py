@@ -17,6 +17,7 @@ from headrace.types import Events, State
 
 RETRY_S = 0.2
 GIVE_UP_S = 120.0
+SAVE_EVERY_S = 0.5
 
 
 @dataclass(slots=True)
@@ -38,9 +39,9 @@ class FeedProgress:
 
 
 class Feeder:
-    """Sends requests, hands the answers to the player, sends the feedback; its place is durable after every chunk.
+    """Sends requests, hands the answers to the player, sends the feedback; its place is durable twice a second.
 
-    A chunk that was interrupted is sent again after a restart. That is harmless: the server takes feedback once per
+    What was sent after the last saved place is sent again after a restart. That is harmless: the server takes feedback once per
     key, and the joiner an example once per id.
 
     Args:
@@ -60,6 +61,7 @@ class Feeder:
         self.speed, self.read_rows, self.progress = speed, read_rows, FeedProgress()
         self._place = ManifestCheckpoint(folder.feed)
         self._origin: tuple[float, int] | None = None
+        self._saved = 0.0
 
     def run(self, stop: Callable[[], bool]) -> FeedProgress:
         """Play until the end of the log or `stop`; returns the progress, `ended` tells which it was."""
@@ -74,11 +76,11 @@ class Feeder:
                 time.sleep(0.01)
                 continue
             if not self._pace(requests, stop):
-                return self.progress  # stopped while waiting: the place still says that this chunk was not sent
+                break  # stopped while waiting: the place still says that this chunk was not sent
             self._send(requests, stop)
             if stop():
-                return self.progress
-            self._save()
+                break
+            self._save_if_due()
         return self.progress
 
     def _send(self, requests: Events, stop: Callable[[], bool]) -> None:
@@ -118,7 +120,12 @@ class Feeder:
             time.sleep(min(wait, 0.05))
         return True
 
-    def _save(self) -> None:
+    def _save_if_due(self) -> None:
+        """Save now and then: what is sent twice after a crash is recognised, so a place may be a moment old."""
+        now = time.monotonic()
+        if now - self._saved < SAVE_EVERY_S:
+            return
+        self._saved = now
         done = self.progress
         counts: State = {"requests": done.requests, "actions": done.actions, "event_time": done.event_time}
         state: State = {"position": dict(self.player.position()), "counts": counts}

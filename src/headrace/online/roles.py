@@ -93,7 +93,7 @@ def run_learner(config: OnlineConfig, folder: RunFolder, stop: Stop) -> Report:
     ))  # fmt: skip
     if "the stream ended" in report.notes:
         staged.close_topic(STAGED)
-    status.write(lambda: values(last) | {"history": metrics.served.history()}, final=True)
+    status.write(lambda: values(last) | {"histories": metrics.histories()}, final=True)
     return report
 
 

@@ -8,9 +8,9 @@ from pathlib import Path
 
 from headrace.evaluate import write_report
 from headrace.online.config import OnlineConfig
-from headrace.online.layout import EVENTS, RunFolder
+from headrace.online.layout import EVENTS, EXAMPLES, RunFolder
 from headrace.online.roles import open_log
-from headrace.types import Report
+from headrace.types import Events, Report
 
 FRESHNESS = {"p50_s": "freshness_p50_s", "p99_s": "freshness_p99_s"}
 
@@ -30,6 +30,16 @@ def deep(values: Mapping[str, object], *path: str) -> float:
     return float(value) if isinstance(value, (int, float)) else math.nan
 
 
+def all_examples(config: OnlineConfig, folder: RunFolder) -> Events:
+    """Return every example of a run; for reports on runs that fit in memory."""
+    parts, offset = [], 0
+    with open_log(config, folder, EXAMPLES) as log:
+        while entries := log.read(EXAMPLES, offset):
+            parts += [entry.events for entry in entries if entry.rows]
+            offset = entries[-1].offset + 1
+    return Events.concat(parts)
+
+
 def gather(config: OnlineConfig, folder: RunFolder) -> Report:
     """Collect the final numbers that the processes left behind."""
     report = Report()
@@ -38,9 +48,9 @@ def gather(config: OnlineConfig, folder: RunFolder) -> Report:
     for name, value in metrics.items() if isinstance(metrics, Mapping) else ():
         report.add(str(name), float(value), source="progressive validation: judged as served, before it was learned")
     for name, place in FRESHNESS.items():
-        report.add(place, deep(final, "health", "freshness", name), unit="s",
+        report.add(place, deep(final, "health", "freshness", "positives", name), unit="s",
                    source="click accepted to served by a version that learned it")  # fmt: skip
-        report.add(f"negative_delay_{name}", deep(final, "health", "negative_delay", name), unit="s",
+        report.add(f"negative_delay_{name}", deep(final, "health", "freshness", "negatives", name), unit="s",
                    source="impression accepted to served by a version that learned it as a negative")  # fmt: skip
     report.add("version", deep(final, "health", "version"), source="server")
     report.add("examples", deep(learner, "examples"), source="learner")
@@ -51,6 +61,10 @@ def gather(config: OnlineConfig, folder: RunFolder) -> Report:
         for name in ("rows", "bytes", "admitted", "filtered", "evicted"):
             report.add(f"table/{table}/{name}", deep(stats, name) if isinstance(stats, Mapping) else math.nan,
                        source="learner")  # fmt: skip
+    if config.best_auc is not None and folder.log(EXAMPLES).exists():
+        examples = all_examples(config, folder)
+        for name, at_reference in (("bayes_auc", True), ("logged_bayes_auc", False)):
+            report.add(name, config.best_auc(examples, at_reference), source="the world's true probabilities")
     report.notes.extend(config.notes)
     report.settings["run"] = config.name
     return report
@@ -59,9 +73,9 @@ def gather(config: OnlineConfig, folder: RunFolder) -> Report:
 def summarise(config: OnlineConfig, folder: RunFolder) -> tuple[Report, Path]:
     """Write `report/report.html` and `report/report.json`, and return the report and the page's path."""
     report = gather(config, folder)
-    history = folder.read_status("learner").get("history")
+    histories = folder.read_status("learner").get("histories")
     page = write_report(
-        folder.report, report, history if isinstance(history, list) else [],
+        folder.report, report, histories if isinstance(histories, dict) else {},
         title=f"Headrace: {config.name}", sections=config.notes,
     )  # fmt: skip
     return report, page

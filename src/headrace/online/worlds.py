@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 
 import pyarrow as pa
 
 from headrace.data import DenseFeature, IdFeature, Scenario, Schema
 from headrace.data.source import MemorySource
 from headrace.errors import SourceEnded
-from headrace.feedback import FEATURES, World, WorldConfig
+from headrace.feedback import FEATURES, REFERENCE_POSITION, World, WorldConfig
 from headrace.protocols import Joiner
 from headrace.serve.service import places_of
 from headrace.types import Batch, Events, Position, State
@@ -31,6 +32,18 @@ def world_schema(config: WorldConfig, dim: int) -> Schema:
             features.append(IdFeature(described.name, dim))
             scenario = Scenario(described.name, tuple(place.name for place in config.places))
     return Schema(features=tuple(features), scenario=scenario)
+
+
+@dataclass(frozen=True)
+class BestAuc:
+    """The AUC that the true click probabilities of a world's examples have; no model beats it but by luck."""
+
+    config: WorldConfig
+
+    def __call__(self, examples: Events, at_reference: bool) -> float:
+        """Return it with positions as shown, or with every example judged at the reference position."""
+        labels = examples.column("label").to_numpy(zero_copy_only=False)
+        return World(self.config).bayes_auc(examples, labels, position=REFERENCE_POSITION if at_reference else None)
 
 
 class WorldPlayer:

@@ -1,0 +1,79 @@
+# make demo      set up, build, and run the loop on a real click log for about two minutes
+# make test      set up, build, and run every check and test except the slow ones
+# make test-all  the slow ones too: kill -9 at random points, whole claims, live peers
+# make check     style, types, floors
+# make bench     every benchmark against its peer, quickly (BENCH=--full for the whole ones)
+# make docs      the documentation site, in site/
+# Every target sets up by itself: .venv, packages pinned by constraints.txt, the native table.
+
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+.PHONY: help venv build demo test test-all check bench docs format clean
+
+VENV ?= .venv
+export VENV
+PY := $(VENV)/bin/python
+PYTEST := $(PY) -m pytest -n 2 --dist worksteal -q
+ARGS ?=
+BENCH ?= --quick
+
+# Real data, if it lies beside the checkout; set HEADRACE_DATA to use another folder, or to nothing to use none.
+ifeq ($(origin HEADRACE_DATA),undefined)
+  ifneq ($(wildcard ../shared/data/.),)
+    export HEADRACE_DATA := $(abspath ../shared/data)
+  endif
+endif
+
+help:
+	@sed -n 's/^# //p' Makefile | head -8
+
+venv:
+	@scripts/environment.sh packages
+
+build: venv
+	@scripts/environment.sh native
+
+demo: build
+	@$(PY) -m headrace demo $(ARGS)
+
+# The Python tests come last, so that their summary is the last thing on the screen.
+test: check
+	@$(call native_tests)
+	@OMP_NUM_THREADS=1 $(PYTEST) -m "not slow and not live" $(ARGS)
+
+test-all: check
+	@$(call native_tests)
+	@OMP_NUM_THREADS=1 $(PYTEST) $(ARGS)
+
+define native_tests
+if [ -e build/native/CTestTestfile.cmake ]; then \
+  ctest="$$(command -v ctest || echo $(VENV)/bin/ctest)"; \
+  "$$ctest" --test-dir build/native --output-on-failure --no-tests=error -j 2; \
+fi
+endef
+
+check: build
+	@$(PY) -m ruff check .
+	@$(PY) -m ruff format --check .
+	@$(PY) -m mypy
+	@$(VENV)/bin/lint-imports --no-logo
+	@find csrc -name '*.h' -o -name '*.cc' | sort | xargs -r $(VENV)/bin/clang-format --dry-run -Werror
+
+format: venv
+	@$(PY) -m ruff check --fix-only -q .
+	@$(PY) -m ruff format .
+	@find csrc -name '*.h' -o -name '*.cc' | xargs -r $(VENV)/bin/clang-format -i
+
+bench: build
+	@status=0; for file in $$(find benchmarks -maxdepth 1 -name '*.py' ! -name '_*' | sort); do \
+	  echo "== $$file"; code=0; $(PY) "$$file" $(filter --quick,$(BENCH)) || code=$$?; \
+	  if [ $$code -eq 3 ]; then echo "   a goal was missed"; elif [ $$code -ne 0 ]; then status=1; echo "   failed ($$code)"; fi; \
+	done; exit $$status
+
+docs: venv
+	@$(PY) -m mkdocs build --strict
+	@echo "site/index.html"
+
+clean:
+	rm -rf build site $(VENV) src/headrace/store/_native*.so .mypy_cache .ruff_cache .pytest_cache .import_linter_cache

@@ -1,0 +1,206 @@
+"""Look into a file or folder that Headrace wrote: a run, a checkpoint, a log, a change, a snapshot, a run record.
+
+headrace inspect PATH          what it is and what is in it; files are verified by their checksums
+headrace inspect diff A B      what differs between two run records (files or run folders)
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sqlite3
+from collections.abc import Iterable, Mapping
+from datetime import UTC, datetime
+from pathlib import Path
+
+from rich.markup import escape
+from rich.table import Table
+
+from headrace.cli.inspect_files import checkpoint, kind_of, log_topics, read_change, read_json, read_table
+from headrace.cli.output import console, human_bytes, print_json
+from headrace.config import tree
+from headrace.errors import ConfigError, DataError, HeadraceError
+
+NAME = "inspect"
+HELP = "look into a run folder, checkpoint, log, change, snapshot or run record; diff two run records"
+RECORD = "run.json"
+Facts = dict[str, object]
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare `PATH...`, `diff A B` and `--json`."""
+    parser.add_argument("paths", nargs="+", metavar="PATH", help="what to look into; or: diff A B")
+    parser.add_argument("--json", action="store_true", help="print one JSON object and nothing else")
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Look at each path; exit code 1 when something is damaged, for `diff` 1 when the records differ."""
+    words: list[str] = arguments.paths
+    if words[0] == "diff":
+        if len(words) != 3:
+            raise ConfigError("inspect diff", got=f"{len(words) - 1} paths", expected="two run records",
+                              do="headrace inspect diff A B")  # fmt: skip
+        return _diff(Path(words[1]), Path(words[2]), arguments.json)
+    results = [describe(Path(word)) for word in words]
+    if arguments.json:
+        print_json(results[0] if len(results) == 1 else results)
+    else:
+        for facts in results:
+            _print(facts)
+    return 1 if any(_damaged(facts) for facts in results) else 0
+
+
+def describe(path: Path) -> Facts:
+    """Return what stands at a path: its kind and facts; a run folder holds the facts of its parts.
+
+    Raises:
+        DataError: If there is nothing, or nothing that Headrace wrote.
+    """
+    if not path.exists():
+        raise DataError(f"Path {path}", got="nothing there", expected="a file or folder that Headrace wrote")
+    kind = kind_of(path)
+    facts: Facts = {"path": str(path), "kind": kind}
+    readers = {
+        "run folder": _run_folder, "checkpoint": checkpoint, "folder of changes": _changes, "log": log_topics,
+        "change": read_change, "table snapshot": read_table, "run record": _record, "claim": read_json,
+        "folder of runs": _runs,
+    }  # fmt: skip
+    if kind not in readers:
+        raise DataError(f"Path {path}", got="a file or folder of another kind",
+                        expected="a run folder, checkpoint, log, change, table snapshot or run.json")  # fmt: skip
+    try:
+        facts |= readers[kind](path)
+    except (HeadraceError, sqlite3.Error) as error:
+        facts["damaged"] = str(error)
+    return facts
+
+
+def _parts(paths: Iterable[Path]) -> list[Facts]:
+    return [describe(path) for path in sorted(paths) if kind_of(path) != "unknown"]
+
+
+def _run_folder(path: Path) -> Facts:
+    facts: Facts = {"bytes": sum(item.stat().st_size for item in path.rglob("*") if item.is_file())}
+    status = path / "status"
+    if status.is_dir():
+        facts["status"] = {item.stem: read_json(item) for item in sorted(status.glob("*.json"))}
+    inside = [item for item in path.iterdir() if item.name != "status"]
+    facts["parts"] = _parts(item for item in inside if item.is_dir() or item.suffix in {".db", ".json"})
+    return facts
+
+
+def _runs(path: Path) -> Facts:
+    return {"parts": _parts(item for item in path.iterdir() if item.is_dir())}
+
+
+def _changes(path: Path) -> Facts:
+    return {"parts": _parts(item for item in path.iterdir() if item.is_file())}
+
+
+def _record(path: Path) -> Facts:
+    return {"record": read_json(path)}
+
+
+def _damaged(facts: Mapping[str, object]) -> bool:
+    parts = facts.get("parts", [])
+    assert isinstance(parts, list)
+    return "damaged" in facts or any(_damaged(part) for part in parts)
+
+
+# ----------------------------------------------------------------------------------------------------------- diff
+
+
+def load_record(path: Path) -> Facts:
+    """Return a run record from its file, or from the run folder that holds it."""
+    file = path / RECORD if path.is_dir() else path
+    if not file.is_file():
+        raise DataError(f"Run record {file}", got="no such file", expected=f"a {RECORD} or a folder with one")
+    return read_json(file)
+
+
+def flatten(value: object, name: str = "") -> dict[str, object]:
+    """Return nested values by dotted name.
+
+    Example:
+        >>> flatten({"table": {"dim": 8, "rules": ["sgd"]}})
+        {'table.dim': 8, 'table.rules.0': 'sgd'}
+    """
+    items: Iterable[tuple[object, object]]
+    if isinstance(value, Mapping) and value:
+        items = value.items()
+    elif isinstance(value, list) and value:
+        items = enumerate(value)
+    else:
+        return {name: value}
+    flat: dict[str, object] = {}
+    for key, item in items:
+        flat |= flatten(item, f"{name}.{key}" if name else str(key))
+    return flat
+
+
+def differences(first: object, second: object) -> dict[str, tuple[object, object]]:
+    """Return dotted name to both values wherever two records differ; an absent value is None."""
+    left, right = flatten(tree(first)), flatten(tree(second))
+    names = sorted(left.keys() | right.keys())
+    return {name: (left.get(name), right.get(name)) for name in names if left.get(name) != right.get(name)}
+
+
+def _diff(first: Path, second: Path, as_json: bool) -> int:
+    found = differences(load_record(first), load_record(second))
+    if as_json:
+        print_json({name: {"a": a, "b": b} for name, (a, b) in found.items()})
+    elif not found:
+        console().print("The two records are equal.")
+    else:
+        table = Table(box=None, header_style="bold")
+        for heading in ("setting", str(first), str(second)):
+            table.add_column(heading)
+        for name, values in found.items():
+            table.add_row(name, *(escape(json.dumps(value, default=str)) for value in values))
+        console().print(table)
+    return 1 if found else 0
+
+
+# ---------------------------------------------------------------------------------------------------------- print
+
+
+def _print(facts: Mapping[str, object], indent: int = 0) -> None:
+    out, left = console(), "  " * indent
+    out.print(f"{left}[bold]{escape(str(facts['path']))}[/bold]  {facts['kind']}")
+    for name, value in facts.items():
+        if name not in {"path", "kind", "parts"}:
+            _print_value(name, value, left + "  ")
+    parts = facts.get("parts", [])
+    assert isinstance(parts, list)
+    for part in parts:
+        _print(part, indent + 1)
+
+
+def _print_value(name: str, value: object, left: str) -> None:
+    out = console()
+    if name == "damaged":
+        out.print(f"{left}[red]damaged[/red]: {escape(str(value))}")
+    elif isinstance(value, Mapping):
+        flat = flatten(value)
+        width = max((len(key) for key in flat), default=0)
+        for key, item in flat.items():
+            out.print(f"{left}{escape(key):<{width}}  {escape(_text(key, item))}")
+    elif isinstance(value, list) and value and isinstance(value[0], Mapping):
+        table = Table(box=None, header_style="dim", pad_edge=False)
+        for heading in value[0]:
+            table.add_column(str(heading))
+        for row in value:
+            table.add_row(*(escape(_text(str(key), item)) for key, item in row.items()))
+        out.print(table)
+    else:
+        out.print(f"{left}{name}: {escape(_text(name, value))}")
+
+
+def _text(name: str, value: object) -> str:
+    last = name.rsplit(".", 1)[-1]
+    if isinstance(value, int) and not isinstance(value, bool):
+        if last == "bytes" or last.endswith("_bytes"):
+            return human_bytes(value)
+        if last.endswith("_time") and value > 0:
+            return datetime.fromtimestamp(value / 1e6, UTC).isoformat(sep=" ", timespec="milliseconds")
+    return "" if value is None else str(value)

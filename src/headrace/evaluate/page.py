@@ -1,0 +1,146 @@
+"""The look of a report: one self-contained page, and plots as inline SVG."""
+
+from __future__ import annotations
+
+import html
+import io
+import math
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, cast
+
+import matplotlib as mpl
+from matplotlib.backends.backend_svg import FigureCanvasSVG
+from matplotlib.figure import Figure as Drawing
+
+COLOURS = ("#1668a5", "#d1582b", "#3a8f5c", "#8257a8", "#b08a1e", "#5b6770")
+STYLE = """
+:root{--ink:#1d252c;--soft:#5b6770;--line:#dfe4e8;--paper:#fff;--wash:#f5f7f9;--accent:#1668a5}
+*{box-sizing:border-box}
+body{margin:0;background:var(--wash);color:var(--ink);
+font:16px/1.55 system-ui,-apple-system,"Segoe UI",Roboto,sans-serif}
+main{max-width:1040px;margin:0 auto;padding:32px 20px 64px}
+h1{font-size:1.7rem;line-height:1.25;margin:0 0 4px}
+h2{font-size:1.15rem;margin:36px 0 12px}
+h3{font-size:1rem;margin:0 0 8px}
+p{max-width:46em;margin:0 0 12px}
+.quiet{color:var(--soft);font-size:.88rem}
+.tiles{display:grid;grid-template-columns:repeat(auto-fit,minmax(150px,1fr));gap:12px;margin:24px 0}
+.tile,.card{background:var(--paper);border:1px solid var(--line);border-radius:8px;padding:14px 16px}
+.tile b{display:block;font-size:1.5rem;font-weight:600;font-variant-numeric:tabular-nums}
+.tile span{color:var(--soft);font-size:.85rem}
+.plots{display:grid;grid-template-columns:repeat(auto-fit,minmax(min(100%,440px),1fr));gap:16px}
+.plots svg{width:100%;height:auto;display:block}
+.wide{overflow-x:auto}
+table{border-collapse:collapse;width:100%;font-size:.92rem}
+th,td{text-align:left;padding:6px 10px;border-bottom:1px solid var(--line);vertical-align:top}
+th{color:var(--soft);font-weight:500}
+td.number{text-align:right;font-variant-numeric:tabular-nums;white-space:nowrap}
+tr:last-child td{border-bottom:0}
+ul{margin:0;padding-left:1.2em}
+li{margin:4px 0}
+code{font:.9em ui-monospace,SFMono-Regular,Menlo,Consolas,monospace}
+"""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Plot:
+    """One diagram: lines by name, each a pair of equally long sequences x and y; a NaN leaves a gap."""
+
+    title: str
+    x_label: str
+    y_label: str = ""
+    lines: Mapping[str, tuple[Sequence[float], Sequence[float]]] = field(default_factory=dict)
+    level: float | None = None
+
+
+def page(title: str, parts: Sequence[str]) -> str:
+    """Return a whole HTML page without any outside reference."""
+    head = f"<!doctype html>\n<html lang='en'>\n<head>\n<meta charset='utf-8'>\n<title>{text(title)}</title>\n"
+    head += "<meta name='viewport' content='width=device-width,initial-scale=1'>\n"
+    head += f"<style>{STYLE}</style>\n</head>\n<body>\n<main>\n"
+    return head + "\n".join(parts) + "\n</main>\n</body>\n</html>\n"
+
+
+def text(value: object) -> str:
+    """Return a value as HTML text, every special character escaped."""
+    return html.escape(str(value), quote=True)
+
+
+def number(value: object) -> str:
+    """Return a number as people write it: counts whole, the rest with four figures, NaN as a dash.
+
+    Example:
+        >>> number(1234567), number(0.123456), number(float("nan")), number("text")
+        ('1,234,567', '0.1235', '–', 'text')
+    """
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        return str(value)
+    if isinstance(value, float) and math.isnan(value):
+        return "–"
+    if isinstance(value, float) and math.isinf(value):
+        return "∞" if value > 0 else "−∞"
+    if float(value).is_integer() and abs(value) < 1e15:
+        return f"{int(value):,}"
+    return f"{value:,.1f}" if abs(value) >= 1000 else f"{value:.4g}"
+
+
+def table(rows: Sequence[Sequence[object]], head: Sequence[str] = ()) -> str:
+    """Return an HTML table; numbers stand to the right."""
+    cells = []
+    if head:
+        cells.append("<tr>" + "".join(f"<th>{text(name)}</th>" for name in head) + "</tr>")
+    for row in rows:
+        cells.append("<tr>" + "".join(_cell(value) for value in row) + "</tr>")
+    return "<div class='card wide'><table>" + "".join(cells) + "</table></div>"
+
+
+def _cell(value: object) -> str:
+    is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    return f"<td class='number'>{text(number(value))}</td>" if is_number else f"<td>{text(value)}</td>"
+
+
+def svg(plot: Plot, identity: str) -> str:
+    """Return a plot as an SVG element; text stays text, and the same data give the same bytes.
+
+    Args:
+        plot: What to draw.
+        identity: Distinct per page: prefixed to the ids inside, which are global to it.
+    """
+    settings: Any = {
+        "svg.fonttype": "none", "svg.hashsalt": identity, "text.parse_math": False, "font.size": 10,
+        "font.family": "sans-serif", "axes.spines.top": False, "axes.spines.right": False,
+        "axes.edgecolor": "#8b959d", "axes.labelcolor": "#5b6770", "xtick.color": "#5b6770", "ytick.color": "#5b6770",
+    }  # fmt: skip
+    with mpl.rc_context(settings):
+        drawing = Drawing(figsize=(5.4, 3.1), layout="constrained")
+        canvas, axes = FigureCanvasSVG(drawing), drawing.add_subplot()
+        if plot.level is not None:
+            axes.axhline(plot.level, color="#8b959d", linewidth=0.8, linestyle=(0, (4, 3)))
+        drawn = 0
+        for place, (name, (x, y)) in enumerate(plot.lines.items()):
+            points = sum(not math.isnan(value) for value in y)
+            drawn += points
+            (line,) = axes.plot(x, y, color=COLOURS[place % len(COLOURS)], linewidth=1.6, solid_capstyle="round",
+                                marker="o" if points <= 30 else "", markersize=3.5)  # fmt: skip
+            line.set_label(f"\u200b{name}" if name.startswith("_") else name)  # else it has no place in the legend
+        axes.set_xlabel(plot.x_label)
+        axes.set_ylabel(plot.y_label)
+        axes.grid(axis="y", color="#e8ecef", linewidth=0.8)
+        axes.set_axisbelow(True)
+        if not drawn:
+            axes.text(0.5, 0.5, "no data yet", transform=axes.transAxes, ha="center", color="#5b6770")
+        elif len(plot.lines) > 1:
+            axes.legend(frameon=False, fontsize=9)
+        sink = io.StringIO()
+        cast(Any, canvas).print_svg(sink, metadata={"Date": None, "Creator": None})
+    element = sink.getvalue()[sink.getvalue().index("<svg") :]
+    element = re.sub(r"<metadata>.*?</metadata>", "", element, flags=re.DOTALL)
+    return _own_ids(element, identity).replace("<svg ", f"<svg role='img' aria-label='{text(plot.title)}' ", 1)
+
+
+def _own_ids(element: str, identity: str) -> str:
+    element = re.sub(r'\bid="', f'id="{identity}-', element)
+    element = re.sub(r'(xlink:href="#)', rf"\g<1>{identity}-", element)
+    return re.sub(r"url\(#", f"url(#{identity}-", element)

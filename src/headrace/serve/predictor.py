@@ -1,0 +1,155 @@
+"""Scores request rows with the version that a replica holds."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import torch
+from torch import Tensor, nn
+
+from headrace.config import require
+from headrace.data.collate import collate
+from headrace.data.features import DenseFeature, Feature, IdFeature, Schema
+from headrace.errors import NumericError, VersionError
+from headrace.objectives.sampling import SamplingCorrection, check_applied_once, correct_probability
+from headrace.publish.replica import Replica
+from headrace.types import Batch, Change, Events, Version
+
+BLOCK_ROWS = 32
+Mask = npt.NDArray[np.bool_]
+
+
+class RankPredictor:
+    """The `Predictor` of rankers: one probability per row, from one version per call.
+
+    Rows are scored in blocks of exactly `block_rows` (the last one filled up), because a matrix product of another
+    shape may round differently. So the score of a row is the same to the bit whatever other rows are asked with it.
+
+    Where the schema serves a feature at a reference value (`serve_as`) and the request has its real one, the answer
+    has both: `score` with the reference value, and `score_logged` with the real one, both from the same version.
+
+    Args:
+        model: Maps a `Batch` to logits (B,); reads the replica's tables and holds its dense tensors.
+        replica: Tables and dense tensors that follow the published versions.
+        schema: What to read from requests. A version learned under another schema is refused.
+        negative_rate: Share of negatives that the joiner kept, if serving is where that is corrected for; else 1.
+            A version says what was done in training; correcting twice, or not at all, is refused.
+        block_rows: Rows per forward pass. Larger blocks score large batches faster; scores are comparable to the bit
+            only between equal sizes.
+
+    Raises:
+        ConfigError: If a setting cannot work.
+
+    Thread-safety: any number of threads may predict while others apply.
+    """
+
+    def __init__(
+        self, model: nn.Module, replica: Replica, schema: Schema, *, negative_rate: float = 1.0,
+        block_rows: int = BLOCK_ROWS,
+    ) -> None:  # fmt: skip
+        require(block_rows >= 1, "block_rows", got=block_rows, expected="a positive integer")
+        correct_probability(0.5, negative_rate)  # refuses a rate that is none
+        self.model, self.replica, self.schema = model.eval(), replica, schema
+        self.negative_rate, self.block_rows = negative_rate, block_rows
+        self._served = [feature for feature in schema.features if _real(feature) != feature]
+        self._schemas: dict[tuple[str, ...], Schema] = {}
+        replica.add_check(self._check_spec)
+
+    @property
+    def version(self) -> Version:
+        """The version that answers."""
+        return self.replica.version
+
+    def apply(self, change: Change) -> None:
+        """Move to the change's version; see `Replica.apply`."""
+        self.replica.apply(change)
+
+    def predict(self, requests: Events) -> Events:
+        """Return one row per request row: key, kind `prediction`, event_time, item, score, version (, score_logged).
+
+        Raises:
+            SchemaError: If the requests do not fit the schema.
+            VersionError: If there is no version yet.
+            NumericError: If the model's output is not finite.
+
+        Cost: readers do not wait for each other; they wait while a version is put in place.
+        """
+        served = self._blocks(requests, self.schema)
+        logged_schema, real = self._logged(requests)
+        logged = self._blocks(requests, logged_schema) if logged_schema is not None else []
+        with self.replica.reading() as version, torch.no_grad():
+            scores = self._scores(served, len(requests), version)
+            logged_scores = self._scores(logged, len(requests), version) if logged else None
+        rows = len(requests)
+        columns: dict[str, pa.Array] = {
+            "key": requests.column("key"), "kind": pa.array(["prediction"] * rows, pa.string()),
+            "event_time": requests.column("event_time"),
+        }  # fmt: skip
+        if self.schema.item in requests.names:
+            columns[self.schema.item] = requests.column(self.schema.item)
+        columns["score"] = pa.array(scores, pa.float32())
+        columns["version"] = pa.array(np.full(rows, version.number, np.int64), pa.int64())
+        if logged_scores is not None:
+            columns["score_logged"] = pa.array(logged_scores, pa.float32(), mask=~real)
+        return Events.from_columns(columns)
+
+    def _blocks(self, requests: Events, schema: Schema) -> list[Batch]:
+        rows = len(requests)
+        if not rows:
+            schema.validate(requests, training=False)
+            return []
+        padded = -(-rows // self.block_rows) * self.block_rows
+        if padded != rows:
+            requests = requests.take(np.minimum(np.arange(padded), rows - 1))
+        return list(collate(requests, schema, serving=True).split(self.block_rows))
+
+    def _scores(self, blocks: Sequence[Batch], rows: int, version: Version) -> npt.NDArray[np.float32]:
+        logits = torch.cat([self._forward(block) for block in blocks] or [torch.zeros(0)])[:rows]
+        if not bool(torch.isfinite(logits).all()):
+            raise NumericError(f"Version {version.number}", got="a score that is NaN or infinite",
+                               expected="finite scores", do="Look at the learner, or at a huge input.")  # fmt: skip
+        # In double precision the correction of tiny probabilities does not round to 0.
+        probabilities = torch.sigmoid(logits.double()).numpy()
+        return np.asarray(correct_probability(probabilities, self.negative_rate), dtype=np.float32)
+
+    def _forward(self, block: Batch) -> Tensor:
+        logits = self.model(block)
+        if not isinstance(logits, Tensor) or logits.shape != (len(block),):
+            got = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
+            raise VersionError("Model output", got=got, expected=f"logits of shape ({len(block)},)")
+        return logits.detach().cpu()
+
+    def _logged(self, requests: Events) -> tuple[Schema | None, Mask]:
+        """Return the schema that reads the real values of served features, and which rows have them (B,)."""
+        names = set(requests.names)
+        present = [feature for feature in self._served if set(feature.columns) <= names]
+        real = np.ones(len(requests), dtype=np.bool_)
+        for column in {column for feature in present for column in feature.columns}:
+            real &= np.asarray(requests.column(column).is_valid().to_numpy(zero_copy_only=False), dtype=np.bool_)
+        if not present or not real.any():
+            return None, real
+        key = tuple(feature.name for feature in present)
+        if key not in self._schemas:
+            features = tuple(_real(f) if f in present else f for f in self.schema.features)
+            self._schemas[key] = replace(self.schema, features=features)
+        return self._schemas[key], real
+
+    def _check_spec(self, change: Change) -> None:
+        """Refuse versions that were learned under another schema, or whose sampling is corrected twice or never."""
+        schema = change.spec.get("schema")
+        if schema is not None and schema != self.schema.fingerprint():
+            raise VersionError(f"Change {change.version.number}, schema", got=schema,
+                               expected=f"{self.schema.fingerprint()}, the schema that is served",
+                               do="Start learner and server with the same schema.")  # fmt: skip
+        sampling = change.spec.get("sampling")
+        if sampling is not None:
+            check_applied_once(SamplingCorrection.from_spec(sampling), self.negative_rate)
+
+
+def _real(feature: Feature) -> Feature:
+    """Return the feature as the log has it, without a value to be served at."""
+    return replace(feature, serve_as=None) if isinstance(feature, (IdFeature, DenseFeature)) else feature

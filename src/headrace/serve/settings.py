@@ -1,0 +1,56 @@
+"""Settings of a rank server."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from headrace.config import require
+
+
+@dataclass(frozen=True, kw_only=True)
+class ServeConfig:
+    """How a rank server takes requests, logs them and follows the published versions.
+
+    Attributes:
+        topic: Topic of the event log that takes impressions and actions; one topic, so that there is one order.
+        log_impressions: Whether ranked rows are logged where the request does not say; a shadow reader says False.
+        position: Column of the place at which a candidate was shown, 1 = first. Where a request lacks it, its rows
+            are logged with the place that the answer gives them. None: nothing is filled in.
+        max_body_bytes: Largest body that is read; longer ones get 413.
+        max_rows: Most rows in one request.
+        max_future_s: How far ahead of this machine's clock an event time may be. One event from the far future would
+            move the joiner's watermark past everything that is still waiting. None: any time is taken.
+        commit_window_s: How long the event writer waits for more requests to share a commit with, once it has seen
+            several at a time; a lone request never waits.
+        max_waiting: Requests that may wait for their commit; further ones get 503 until the disk has caught up.
+        remember_actions: Newest actions by which a repeated one is recognised.
+        poll_s: Pause between two looks at the change log.
+        learner_timeout_s: The learner counts as alive if its newest version is not older than this.
+        threads: Threads that score.
+
+    Raises:
+        ConfigError: If a value cannot work.
+    """
+
+    topic: str = "events"
+    log_impressions: bool = True
+    position: str | None = None
+    max_body_bytes: int = 8 << 20
+    max_rows: int = 20_000
+    max_future_s: float | None = 3600.0
+    commit_window_s: float = 0.001
+    max_waiting: int = 1024
+    remember_actions: int = 200_000
+    poll_s: float = 0.005
+    learner_timeout_s: float = 30.0
+    threads: int = 2
+
+    def __post_init__(self) -> None:
+        require(bool(self.topic), "topic", got=self.topic, expected="a name")
+        for name in ("max_body_bytes", "max_rows", "max_waiting", "remember_actions", "threads"):
+            require(getattr(self, name) >= 1, name, got=getattr(self, name), expected="a positive integer")
+        for name in ("poll_s", "learner_timeout_s"):
+            require(getattr(self, name) > 0, name, got=getattr(self, name), expected="a positive number of seconds")
+        require(0 <= self.commit_window_s <= 1, "commit_window_s", got=self.commit_window_s, expected="from 0 to 1 s")
+        require(self.max_future_s is None or self.max_future_s >= 0, "max_future_s", got=self.max_future_s,
+                expected="seconds, or None")  # fmt: skip

@@ -1,0 +1,83 @@
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from headrace.cli import doctor
+from headrace.cli.main import main
+from headrace.store import SGD, ReferenceTable
+
+
+@pytest.fixture
+def findings():
+    return {finding.name: finding for finding in doctor.examine()}
+
+
+def test_everything_is_looked_at(findings) -> None:
+    wanted = {"python", "torch", "arrow", "disk tier", "native table", "compiler", "data", "kafka", "cluster", "cuda",
+              "language", "cores", "memory", "disk", "network"}  # fmt: skip
+    assert wanted <= set(findings)
+
+
+def test_states_are_known_and_what_is_lacking_comes_with_advice(findings) -> None:
+    for finding in findings.values():
+        assert finding.state in {"ok", "limited", "missing"}
+        if finding.state != "ok" and not finding.name.startswith(("cuda", "data:")):
+            assert finding.do
+
+
+def test_this_machine_is_usable(capsys) -> None:
+    assert main(["doctor", "--json"]) == 0
+    said = json.loads(capsys.readouterr().out)
+    assert said["usable"] is True
+    assert all(set(finding) == {"name", "state", "found", "do"} for finding in said["findings"])
+
+
+def test_people_get_a_table(capsys) -> None:
+    assert main(["doctor"]) == 0
+    printed = capsys.readouterr().out
+    assert "python" in printed
+    assert "This machine can run Headrace." in printed
+
+
+def test_data_folder_that_is_none_is_missing(monkeypatch, tmp_path) -> None:
+    monkeypatch.setenv("HEADRACE_DATA", str(tmp_path / "nowhere"))
+    data = [finding for finding in doctor.examine() if finding.name == "data"]
+    assert [finding.state for finding in data] == ["missing"]
+
+
+def test_each_data_set_is_named(monkeypatch, tmp_path) -> None:
+    monkeypatch.setenv("HEADRACE_DATA", str(tmp_path))
+    names = {finding.name: finding.state for finding in doctor.examine()}
+    for dataset in ("trivago", "movielens", "criteo", "avazu"):
+        assert names[f"data: {dataset}"] == "limited"
+
+
+def test_a_look_that_fails_is_a_finding(monkeypatch) -> None:
+    def broken() -> list[doctor.Finding]:
+        raise RuntimeError("no such thing")
+
+    monkeypatch.setattr(doctor, "_machine", broken)
+    machine = [finding for finding in doctor.examine() if finding.name == "machine"]
+    assert machine[0].state == "missing"
+    assert "no such thing" in machine[0].found
+
+
+def test_self_check_notices_a_table_that_learns_otherwise(monkeypatch) -> None:
+    class Wrong(ReferenceTable):
+        def update(self, ids, grads, counts, times) -> None:
+            super().update(ids, grads * 1.01, counts, times)
+
+    monkeypatch.setattr(doctor, "native_class", lambda: Wrong)
+    assert SGD.__name__ in (doctor.native_difference() or "")
+
+
+def test_self_check_is_silent_on_equal_tables(monkeypatch) -> None:
+    monkeypatch.setattr(doctor, "native_class", lambda: ReferenceTable)
+    assert doctor.native_difference() is None
+
+
+def test_cores_and_memory_are_positive() -> None:
+    assert doctor.available_cores() >= 1
+    assert doctor.memory_bytes() > 2**26

@@ -1,0 +1,157 @@
+"""A small ranker: schema, model, replica with two versions to give it, and a service behind a test client."""
+
+from __future__ import annotations
+
+import queue
+import threading
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import httpx
+import numpy as np
+import pytest
+import torch
+
+from headrace.data.features import DenseFeature, IdFeature, MultiIdFeature, Schema
+from headrace.data.log import EmbeddedLog
+from headrace.nn import DeepFM
+from headrace.publish import ChangeReader, LogPublisher, Replica
+from headrace.serve import Client, RankPredictor, ServeConfig, create_app, run_server
+from headrace.serve.service import RankService
+from headrace.store import EmbeddingCollection, FeatureLookup, TableConfig, open_table
+from headrace.types import Change, Events, RowChange, Version
+
+SCHEMA = Schema(features=(
+    IdFeature("user", 4, accepts="string"), IdFeature("item", 4, accepts="string"),
+    IdFeature("city", 4), MultiIdFeature("tags", 4, accepts="string", optional=True),
+    IdFeature("position", 4, accepts="integer", serve_as=1), DenseFeature("price", transform="log1p"),
+))  # fmt: skip
+NAMES = ("user", "item", "city", "tags", "position")
+
+
+def build(schema: Schema = SCHEMA, **settings: object) -> RankPredictor:
+    tables = {name: open_table(TableConfig(name=name, dim=4, seed=2), serving=True) for name in NAMES}
+    embed = EmbeddingCollection(
+        tables, [FeatureLookup(feature=f.name, table=f.table, pooling=f.pooling) for f in schema.id_features]
+    )
+    model = DeepFM(embed, list(NAMES), 1, (16, 8), seed=4)
+    return RankPredictor(model, Replica(tables, model), schema, **settings)  # type: ignore[arg-type]
+
+
+def made(number: int, *, spec: dict[str, str] | None = None, notes: dict[str, torch.Tensor] | None = None) -> Change:
+    """Return version `number`: other rows in every table and another value in every dense tensor."""
+    draw = np.random.default_rng(number)
+    ids = torch.arange(1, 9)
+
+    def drawn(spread: float, *shape: int) -> torch.Tensor:
+        return torch.from_numpy(np.asarray(draw.normal(0, spread, size=shape), dtype=np.float32))
+
+    rows = {name: RowChange(ids, drawn(0.4, 8, 4), torch.tensor([20 + number])) for name in NAMES}
+    shapes = {name: tuple(value.shape) for name, value in build().model.state_dict().items()}
+    dense = {name: drawn(0.2, *shape) for name, shape in shapes.items()}
+    return Change(version=Version(number, number - 1), tables=rows, dense=dense, spec=spec or {}, notes=notes or {})
+
+
+def asked(rows: int, *, position: bool = False, seed: int = 0) -> Events:
+    """Return impression rows of several requests."""
+    draw = np.random.default_rng(seed)
+    columns: dict[str, object] = {
+        "key": [f"r{n // 5}" for n in range(rows)], "kind": ["impression"] * rows,
+        "event_time": list(range(1000, 1000 + rows)), "item": [f"i{n}" for n in range(rows)],
+        "user": [f"u{n}" for n in draw.integers(40, size=rows)], "city": draw.integers(9, size=rows),
+        "tags": [[f"t{n}" for n in draw.integers(9, size=draw.integers(4))] for _ in range(rows)],
+        "price": draw.uniform(1, 300, size=rows),
+    }  # fmt: skip
+    if position:
+        columns["position"] = draw.integers(1, 9, size=rows)
+    return Events.from_columns(columns)
+
+
+@pytest.fixture
+def make_predictor() -> Callable[..., RankPredictor]:
+    return build
+
+
+@pytest.fixture
+def make_change() -> Callable[..., Change]:
+    return made
+
+
+@pytest.fixture
+def make_requests() -> Callable[..., Events]:
+    return asked
+
+
+@pytest.fixture
+def schema() -> Schema:
+    return SCHEMA
+
+
+@dataclass
+class House:
+    """A ranker served on a loopback port, and everything around it."""
+
+    http: httpx.Client
+    client: Client
+    log: EmbeddedLog
+    publisher: LogPublisher
+    service: RankService
+    thread: threading.Thread
+    stop: threading.Event
+
+    def logged(self) -> Events:
+        """Return every row of the event log."""
+        entries = self.log.read("events", 0, limit=100_000)
+        return Events.concat([entry.events for entry in entries])
+
+    def close(self) -> None:
+        """End the server and wait for it."""
+        self.http.close()
+        self.client.close()
+        self.stop.set()
+        self.thread.join(20)
+        assert not self.thread.is_alive()
+
+
+def open_house(folder: Path, config: ServeConfig | None = None, *, first: bool = True) -> House:
+    """Serve what `folder` has; `first` publishes version 0 if nothing was published."""
+    log = EmbeddedLog(folder / "events.db", durability="process")
+    publisher = LogPublisher(EmbeddedLog(folder / "changes.db", durability="process"), folder / "snapshots")
+    if first and publisher.last().number < 0:
+        publisher.publish(made(0))
+    reader = ChangeReader(EmbeddedLog(folder / "changes.db", durability="process"), folder / "snapshots")
+    app = create_app(build(), log, config, changes=reader)
+    ready: queue.Queue[str] = queue.Queue()
+    stop = threading.Event()
+    thread = threading.Thread(target=run_server, args=(app,), kwargs={"port": 0, "on_ready": ready.put, "stop": stop})
+    thread.start()
+    url = ready.get(timeout=20)
+    http = httpx.Client(base_url=url, trust_env=False)
+    return House(http, Client(url), log, publisher, app.state.service, thread, stop)
+
+
+@pytest.fixture
+def make_house(tmp_path: Path) -> Iterator[Callable[..., House]]:
+    opened: list[House] = []
+
+    def make(config: ServeConfig | None = None, *, first: bool = True, name: str = "run") -> House:
+        opened.append(open_house(tmp_path / name, config, first=first))
+        return opened[-1]
+
+    yield make
+    for house in opened:
+        house.close()
+
+
+@pytest.fixture
+def house(make_house: Callable[..., House]) -> House:
+    return make_house()
+
+
+@pytest.fixture(scope="module")
+def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[House]:
+    """One server for tests that leave nothing behind, or do not mind what others left."""
+    house = open_house(tmp_path_factory.mktemp("shared"))
+    yield house
+    house.close()
