@@ -2,10 +2,10 @@
 
     python benchmarks/loop.py [--quick] [--json]
 
-One log of the simulated world is made; then, in turn and repeated, the same examples are learned by Headrace (DeepFM on
-collisionless tables, per-row Adagrad, change history kept) and by plain torch (the same DeepFM on `nn.Embedding` of the
-exact size, sparse Adagrad, ids already renumbered to 0..N-1, nothing published, nothing resumable). Joining, appending to
-the durable log and the whole embedded loop are timed without a peer. One thread.
+One log of the simulated world is made; then, in turn and repeated, the same examples are learned by Headrace (DeepFM
+on collisionless tables, per-row Adagrad, change history kept) and by plain torch (the same DeepFM on `nn.Embedding` of
+the exact size, sparse Adagrad, ids already renumbered to 0..N-1, nothing published, nothing resumable). Joining,
+appending to the durable log and the whole embedded loop are timed without a peer. One thread.
 """
 
 from __future__ import annotations
@@ -141,13 +141,17 @@ def measure(requests: int, repeats: int) -> dict[str, object]:
         peer = timed(plain_torch(batches, config.schema.id_names, len(config.schema.dense_names)))
         numbers.setdefault("learn_vs_plain_torch", []).append(mine / peer)
         numbers.setdefault("learn_rows_per_s", []).append(mine)
-        numbers.setdefault("join_rows_per_s", []).append(timed(lambda: sum(len(rows) for rows in joined(entries, config))))
+        numbers.setdefault("join_rows_per_s", []).append(
+            timed(lambda: sum(len(rows) for rows in joined(entries, config)))
+        )
         numbers.setdefault("append_rows_per_s", []).append(timed(lambda: appended(entries)))
         numbers.setdefault("embedded_loop_rows_per_s", []).append(timed(lambda: embedded(requests // 4)))
     record = ClaimRecord()
     for name, values in numbers.items():
         record.add(name, median_estimate(values), unit="ratio" if "_vs_" in name else "rows/s")
-    return record.to_json({"requests": requests, "repeats": repeats, "batch_rows": BATCH_ROWS, "dim": DIM, "threads": 1})
+    return record.to_json(
+        {"requests": requests, "repeats": repeats, "batch_rows": BATCH_ROWS, "dim": DIM, "threads": 1}
+    )
 
 
 def main() -> int:

@@ -99,7 +99,10 @@ class Loop:
     Attributes:
         batch_rows: Examples per learning step; the joiner's output is cut at multiples of it. None: as joined.
         read_rows: Request rows asked from the source at a time.
-        checkpoint_every: Published versions between two checkpoints.
+        checkpoint_every: Versions (published, or due where there is no publisher) between two checkpoints.
+        closed: Whether answers depend on predictions, so that a replay would meet other answers. Such a loop saves
+            before it publishes, at the end of a read: what was published is never learned again in another way. None:
+            exactly when there is feedback. A recorded log may say False; its replay regenerates the same versions.
         on_step: Called after every step with the loop's progress; for terminal views.
         stop: Asked before every step; True ends the run as if the stream had paused (nothing is lost).
     """
@@ -116,6 +119,7 @@ class Loop:
     batch_rows: int | None = None
     read_rows: int = 1024
     checkpoint_every: int = 10
+    closed: bool | None = None
     on_step: Callable[[Progress], None] | None = None
     stop: Callable[[], bool] | None = None
 
@@ -138,7 +142,8 @@ def run(loop: Loop) -> Report:
     The seven steps of the design, plus: the joiner is drained at the end, the cadence is asked on empty steps, and
     every `checkpoint_every` versions one atomic checkpoint holds source position, joiner, learner, metric and version.
     If the checkpoint has a state, the run continues from it and regenerates what was published after it; the
-    publisher recognises that.
+    publisher recognises that. A predictor has to be caught up with the publisher before. Answers that come after the
+    last request are learned if `Feedback.collect` returns them for a read without rows.
     """
     driver = _Driver(loop)
     driver.resume()
@@ -153,14 +158,16 @@ def run(loop: Loop) -> Report:
                 driver.publish_if(loop.cadence.due(None))
                 time.sleep(IDLE_S)
             continue
-        predictions = loop.predictor.predict(requests) if loop.predictor else None
-        answers = loop.feedback.collect(requests, predictions) if loop.feedback and predictions else None
+        predictions = loop.predictor.predict(requests) if loop.predictor is not None else None
+        answered = loop.feedback is not None and predictions is not None
+        answers = loop.feedback.collect(requests, predictions) if answered else None  # type: ignore[union-attr, arg-type]
         driver.progress.requests += len(requests)
         driver.learn(loop.joiner.add(requests, predictions, answers))
-        driver.save_if_due()
+        driver.end_of_read()
     if ended:
         driver.learn(loop.joiner.flush())
         driver.publish_if(driver.unpublished > 0)
+        driver.end_of_read()
     driver.save()
     return driver.report(ended)
 
@@ -215,6 +222,8 @@ class _Driver:
     def __init__(self, loop: Loop) -> None:
         self.loop, self.progress = loop, Progress()
         self.started, self.unpublished, self.since_checkpoint = time.monotonic(), 0, 0
+        self.closed = loop.feedback is not None if loop.closed is None else loop.closed
+        self.pending, self.notes = False, list[str]()
 
     def resume(self) -> None:
         """Continue from the checkpoint, if there is one."""
@@ -227,12 +236,16 @@ class _Driver:
         for name, part in self._parts().items():
             if name in state:
                 part.restore(state[name])  # type: ignore[arg-type]
+            else:
+                self.notes.append(f"the checkpoint has no state of '{name}': it starts anew")
         loop.source.seek(state["position"])  # type: ignore[arg-type]
         counts = state["progress"]
         assert isinstance(counts, dict)
         self.progress.requests, self.progress.examples = int(counts["requests"]), int(counts["examples"])  # type: ignore[arg-type]
         self.progress.steps, self.unpublished = int(counts["steps"]), int(counts["unpublished"])  # type: ignore[arg-type]
         self.progress.version = Version(int(counts["version"]), int(counts["version"]) - 1)  # type: ignore[arg-type]
+        if loop.publisher is not None and (counts["pending"] or self.progress.version.number < 0):
+            self._publish()
 
     def learn(self, batch: Batch | None) -> None:
         """Judge, learn and publish, piece by piece."""
@@ -253,8 +266,14 @@ class _Driver:
                 self.loop.on_step(self.progress)
 
     def publish_if(self, due: bool) -> None:
-        """Publish when due and something was learned."""
-        if due and self.unpublished and self.loop.publisher is not None:
+        """Publish when due and something was learned; a closed loop puts it off to the end of the read."""
+        if not (due and self.unpublished):
+            return
+        if self.loop.publisher is None:
+            self.unpublished, self.since_checkpoint = 0, self.since_checkpoint + 1
+        elif self.closed and self.loop.checkpoint is not None:
+            self.pending = True
+        else:
             self._publish()
 
     def _publish(self) -> Change:
@@ -262,12 +281,15 @@ class _Driver:
         change = self.loop.publisher.publish(self.loop.learner.changes(self.progress.version))
         if self.loop.predictor is not None:
             self.loop.predictor.apply(change)
-        self.progress.version, self.unpublished = change.version, 0
+        self.progress.version, self.unpublished, self.pending = change.version, 0, False
         self.since_checkpoint += 1
         return change
 
-    def save_if_due(self) -> None:
-        """Checkpoint between two reads, where source, joiner and learner stand at the same row."""
+    def end_of_read(self) -> None:
+        """Save, and publish what waits, between two reads: there source, joiner and learner stand at the same row."""
+        if self.pending:
+            self.save()
+            self._publish()
         if self.since_checkpoint >= self.loop.checkpoint_every:
             self.save()
 
@@ -277,7 +299,7 @@ class _Driver:
             return
         done = self.progress
         counts = {"requests": done.requests, "examples": done.examples, "steps": done.steps,
-                  "unpublished": self.unpublished, "version": done.version.number}  # fmt: skip
+                  "unpublished": self.unpublished, "version": done.version.number, "pending": self.pending}  # fmt: skip
         state: State = {"position": dict(self.loop.source.position()), "progress": dict(counts)}
         for name, part in self._parts().items():
             state[name] = part.state()
@@ -302,6 +324,6 @@ class _Driver:
         if self.loop.metric is not None:
             for name, value in self.loop.metric.compute().items():
                 report.add(name, value, source="progressive validation")
-        report.notes.append("the stream ended" if ended else "stopped before the end of the stream")
+        report.notes += ["the stream ended" if ended else "stopped before the end of the stream", *self.notes]
         report.settings["threads"] = torch.get_num_threads()
         return report

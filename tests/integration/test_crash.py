@@ -1,4 +1,4 @@
-"""Kill -9, again and again, over joiner, learner, publisher and server; afterwards every example was learned exactly once.
+"""Kill -9, again and again, over joiner, learner, publisher and server: every example is learned exactly once.
 
 The oracle is threefold: a ledger table inside the model counts how often each example was learned; an uninterrupted run
 over the same event log must give the same bits; and a replica that follows the published versions must hold the
@@ -36,8 +36,8 @@ from headrace.online import (
     run_publisher,
 )
 from headrace.online.layout import CHANGES, EVENTS, EXAMPLES
-from headrace.publish import LogPublisher
 from headrace.online.server import free_port
+from headrace.publish import LogPublisher
 from headrace.serve import Client
 from headrace.testing import assert_same_state
 
@@ -107,7 +107,8 @@ def check_everything(config: OnlineConfig, folder: RunFolder, straight: RunFolde
     run_publisher(config, straight, lambda: False)
     assert np.array_equal(ids, learned_example_ids(config, straight)), "the example logs differ"
     ours, theirs = ManifestCheckpoint(folder.checkpoint).load(), ManifestCheckpoint(straight.checkpoint).load()
-    assert ours is not None and theirs is not None
+    assert ours is not None
+    assert theirs is not None
     assert_same_state(ours["learner"], theirs["learner"])
 
     # a replica that follows the published versions
@@ -137,5 +138,6 @@ def test_fifty_random_kills_lose_nothing(tmp_path: Path) -> None:
     config = build(find_recipe(RECIPE), settings(requests))
     folder = RunFolder(tmp_path / "killed")
     kills = run_with_kills(folder, config, requests, kills=60, seed=2)
-    assert sum(kills.values()) >= 50 and min(kills.values()) >= 5, kills
+    assert sum(kills.values()) >= 50, kills
+    assert min(kills.values()) >= 5, kills
     check_everything(config, folder, RunFolder(tmp_path / "straight"))

@@ -14,8 +14,8 @@ from pathlib import Path
 from rich.console import Console
 from rich.live import Live
 
-from headrace.cli.output import print_json
 from headrace.cli.demo_view import Snapshot, comparison, draw, number
+from headrace.cli.output import print_json
 from headrace.cli.run import stop_on_signals
 from headrace.config import write_run_record
 from headrace.data.files import sha256
@@ -44,7 +44,7 @@ READ_ROWS = 512
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the verb's arguments."""
     parser.add_argument("--data", choices=("auto", "trivago", "movielens", "world"), default="auto",
-                        help="which stream to play (auto: what HEADRACE_DATA has, else a download, else the world)")  # fmt: skip
+                        help="what to play (auto: what HEADRACE_DATA has, a download, or the world)")  # fmt: skip
     parser.add_argument("--folder", type=Path, default=DEFAULT_FOLDER, help="where runs are kept")
     parser.add_argument("--seconds", type=float, default=100.0, help="how long the log is stretched or squeezed to")
     parser.add_argument("--forever", action="store_true", help="play the log again and again until Ctrl-C")
@@ -65,7 +65,7 @@ class Demo:
     port: int = field(default_factory=free_port)
     auc_history: list[float] = field(default_factory=list)
     stopped: threading.Event = field(default_factory=threading.Event)
-    failure: BaseException | None = None
+    failure: Exception | None = None
 
     def commands(self) -> dict[str, list[str]]:
         """Return the command line of every process."""
@@ -111,7 +111,7 @@ class Demo:
     def _feed(self, feeder: Feeder) -> None:
         try:
             feeder.run(self.stopped.is_set)
-        except BaseException as error:
+        except Exception as error:  # noqa: BLE001  raised again where it can be seen
             self.failure = error
 
     def _wait_for_server(self, supervisor: Supervisor, client: Client, ask: object) -> None:
@@ -144,9 +144,7 @@ class Demo:
             return "done" if number(served, "version") >= last else phase
         return phase
 
-    def _snapshot(
-        self, feeder: Feeder, client: Client, supervisor: Supervisor, started: float, phase: str
-    ) -> Snapshot:
+    def _snapshot(self, feeder: Feeder, client: Client, supervisor: Supervisor, started: float, phase: str) -> Snapshot:
         learner = self.folder.read_status("learner")
         try:
             health = client.health()
@@ -206,9 +204,8 @@ def run(arguments: argparse.Namespace) -> int:
         print_json(report.to_json())
         return 0
     console.print(comparison(report))
-    stated = " ".join(settings)
-    lines = [f"headrace inspect {root}", f"headrace serve {recipe} {stated}{' ' if stated else ''}--folder {root} --port 8080",
-             "headrace papers run monolith --size toy"]  # fmt: skip
+    served = " ".join(["headrace serve", recipe, *settings, f"--folder {root} --port 8080"])
+    lines = [f"headrace inspect {root}", served, "headrace papers run monolith --size toy"]
     console.print(f"\nReport with plots: {page}\n\nTry next:", highlight=False, soft_wrap=True)
     for line in lines:
         console.print(f"  {line}", highlight=False, soft_wrap=True)

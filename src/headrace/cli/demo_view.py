@@ -91,7 +91,8 @@ def comparison(report: Report) -> RenderableType:
             table.add_row(name, *(value(part) for part in pair[: 2 if placed else 1]))
     logged = known if known in figures else "auc"
     lines = Text.assemble(
-        f"last window: {value('window_' + logged)}   normalised entropy {value('logged_ne' if logged != 'auc' else 'ne')}\n",
+        f"last window: {value('window_' + logged)}   ",
+        f"normalised entropy {value('logged_ne' if logged != 'auc' else 'ne')}\n",
         f"feedback to served: p50 {value('freshness_p50_s', '.2f')} s, p99 {value('freshness_p99_s', '.2f')} s   "
         f"(negatives: p50 {value('negative_delay_p50_s', '.2f')} s, p99 {value('negative_delay_p99_s', '.2f')} s)\n",
         f"{value('examples', ',.0f')} examples learned, each once; version {value('version', ',.0f')}; "

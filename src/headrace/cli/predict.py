@@ -18,7 +18,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("recipe", help="package.module:function, the same as in `headrace run`")
     parser.add_argument("settings", nargs="*", metavar="name=value", help="the recipe's own parameters")
     parser.add_argument("--folder", type=Path, help="run folder whose newest version answers")
-    parser.add_argument("--input", type=Path, required=True, help="CSV, TSV, JSON lines, Parquet or Arrow: key, item, features")
+    parser.add_argument("--input", type=Path, required=True, help="CSV, TSV, JSON lines, Parquet or Arrow")
     parser.add_argument("--output", type=Path, required=True, help="Parquet file of predictions, one row per input row")
     parser.add_argument("--json", action="store_true", help="print the report as one JSON object")
 

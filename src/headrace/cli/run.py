@@ -63,8 +63,10 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.role == "publisher":
         run_publisher(config, folder, stop)
         return 0
-    report = run_learner(config, folder, stop) if arguments.role == "learner" else _embedded(config, folder, stop,
-                                                                                            quiet=arguments.json)  # fmt: skip
+    if arguments.role == "learner":
+        report = run_learner(config, folder, stop)
+    else:
+        report = _embedded(config, folder, stop, quiet=arguments.json)
     if arguments.json:
         print_json(report.to_json())
     else:

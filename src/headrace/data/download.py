@@ -107,6 +107,12 @@ def download(archive: Archive, folder: Path | None = None) -> Downloaded:
     return found
 
 
+def checked_against(archive: Archive, folder: Path | None = None) -> str:
+    """Return what a cached archive was checked against when it was downloaded; empty if it was not downloaded."""
+    record = (folder or cache_folder()) / f"{archive.file_name}.json"
+    return str(json.loads(record.read_text())["checked"]) if record.exists() else ""
+
+
 def _unchanged(path: Path, expected: str, archive: Archive) -> Path:
     if sha256(path) != expected:
         raise DataError(f"File {path}", got="another content than once downloaded", expected=f"SHA-256 {expected}",

@@ -11,7 +11,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor, nn
 
-from headrace.data import Schema
+from headrace.data import DenseFeature, Feature, Schema
 from headrace.evaluate import ProgressiveMetric
 from headrace.learn import LearnerConfig, RankLearner
 from headrace.nn import LogisticRegression
@@ -27,10 +27,11 @@ class _DenseColumns(nn.Module):
     def __init__(self, inner: nn.Module, columns: list[int]) -> None:
         super().__init__()
         self.inner = inner
+        self.columns: Tensor
         self.register_buffer("columns", torch.tensor(columns, dtype=torch.int64), persistent=False)
 
     def forward(self, batch: Batch) -> Tensor:
-        logits: Tensor = self.inner(replace(batch, dense=batch.dense[:, self.columns]))
+        logits: Tensor = self.inner(replace(batch, dense=batch.dense.index_select(1, self.columns)))
         return logits
 
 
@@ -38,6 +39,10 @@ def chosen(schema: Schema, names: set[str]) -> Schema:
     """Return the schema with only the named features, and only crosses all of whose parts are among them."""
     kept = (f for f in schema.features if f.name in names and set(getattr(f, "of", ())) <= names)
     return replace(schema, features=tuple(kept))
+
+
+def _narrow(feature: Feature) -> Feature:
+    return feature if isinstance(feature, DenseFeature) else replace(feature, dim=1)
 
 
 class Baselines:
@@ -57,16 +62,15 @@ class Baselines:
     def _learner(config: OnlineConfig, names: set[str]) -> RankLearner:
         schema = chosen(config.schema, names)
         # the first column of a row is its first-order weight: one-dimensional tables are exactly a linear model
-        narrow = replace(schema, features=tuple(
-            replace(f, dim=1) if hasattr(f, "dim") else f for f in schema.features))  # fmt: skip
+        narrow = replace(schema, features=tuple(_narrow(feature) for feature in schema.features))
         part = replace(config, schema=narrow, baselines=False)
         collection = embedding(narrow, open_tables(part))
         columns = [config.schema.dense_names.index(name) for name in narrow.dense_names]
         features = [feature.name for feature in narrow.id_features]
-        model = _DenseColumns(LogisticRegression(collection, features, len(columns)), columns)
+        model = _DenseColumns(LogisticRegression(collection, features, len(columns), prior=config.prior), columns)
         objective = LogLoss(negative_rate=config.join.negative_rate, correction=config.correction)
         return RankLearner(model, collection, torch.optim.Adam(model.parameters(), lr=0.01), objective,
-                           LearnerConfig(seed=config.seed))  # fmt: skip
+                           LearnerConfig(seed=config.seed, freshness=False))  # fmt: skip
 
     def update(self, batch: Batch) -> None:
         """Predict, judge and learn, baseline by baseline."""
@@ -129,5 +133,3 @@ class Metrics:
         self.served.restore(state["served"])  # type: ignore[arg-type]
         if self.baselines is not None:
             self.baselines.restore(state["baselines"])  # type: ignore[arg-type]
-
-

@@ -57,8 +57,9 @@ class OnlineConfig:
         publish_every: Examples between two published versions.
         checkpoint_every: Published versions between two manifests of the learner.
         snapshot_every: Published versions between two full snapshots for replicas.
-        correction: The one place where negative sampling is corrected for; says nothing while `join.negative_rate` is 1.
+        correction: The one place where negative sampling is corrected for; idle while `join.negative_rate` is 1.
         metric_window_s: Width of the impression-time cohorts of progressive validation, in event time.
+        prior: Click rate that the baselines believe in before they have learned anything.
         baselines: Learn logistic regression and position-only beside the model, on the same examples, for the report.
         position: Column of the place at which a candidate was shown; the server fills it in where a request lacks it.
         audit: Keep a ledger table that counts how often each example was learned.
@@ -84,6 +85,7 @@ class OnlineConfig:
     snapshot_every: int = 50
     correction: Where = "training"
     metric_window_s: float = 3600.0
+    prior: float = 0.5
     baselines: bool = False
     position: str | None = None
     audit: bool = False

@@ -20,6 +20,10 @@ from headrace.store import Adagrad, AdmitAll, AdmitCount, Uniform
 
 DATA = Literal["auto", "trivago", "movielens", "world"]
 HERE = "headrace.online.demo"
+CLICK_RATE = 0.05
+"""What a model believes before it has learned anything: about one in twenty shown items is clicked."""
+LATENESS_S = 120.0
+DAY_S = 86_400.0
 
 
 @dataclass(frozen=True)
@@ -27,16 +31,13 @@ class DeepFMBuilder:
     """Builds DeepFM over all features of a schema."""
 
     hidden: tuple[int, ...] = (64, 32)
+    prior: float = 0.5
 
     def __call__(self, embed: nn.Module, schema: Schema, seed: int) -> nn.Module:
         """Return the network."""
         dim = schema.id_features[0].dim
-        return DeepFM(embed, schema.id_names, len(schema.dense_names), self.hidden, dim=dim, seed=seed)
-
-
-def fast_adagrad(lr: float, batch_rows: int) -> Adagrad:
-    """Return Adagrad whose first accumulator suits gradients of a loss that is a mean over `batch_rows` examples."""
-    return Adagrad(lr=lr, initial_accumulator=0.1 / batch_rows**2)
+        return DeepFM(embed, schema.id_names, len(schema.dense_names), self.hidden, dim=dim, seed=seed,
+                      prior=self.prior)  # fmt: skip
 
 
 def trivago(
@@ -51,11 +52,12 @@ def trivago(
     """
     log = trivago_data.load(seed=seed, median_delay_s=median_delay_s)
     return OnlineConfig(
-        name="trivago", schema=trivago_data.schema(dim), model=DeepFMBuilder(),
-        player=lambda: Recording(log.source, repeat=repeat, span_us=log.span_us), span_s=log.span_us / 1e6,
-        join=JoinConfig(window_s=window_s, lateness_s=5.0, negative_rate=negative_rate, seed=seed),
+        name="trivago", schema=trivago_data.schema(dim), model=DeepFMBuilder(prior=CLICK_RATE), prior=CLICK_RATE,
+        player=lambda: Recording(log.source, max_span_s=LATENESS_S, repeat=repeat, span_us=log.span_us),
+        span_s=log.span_us / 1e6,
+        join=JoinConfig(window_s=window_s, lateness_s=LATENESS_S, negative_rate=negative_rate, seed=seed),
         tables=TableSettings(
-            rule=fast_adagrad(lr, batch_rows), init=Uniform(0.01), ttl_s=ttl_days * 86_400.0,
+            rule=Adagrad(lr=lr), init=Uniform(0.01), ttl_s=ttl_days * 86_400.0,
             admission=AdmitCount(admit) if admit > 1 else AdmitAll(),
         ),
         dense_lr=dense_lr, batch_rows=batch_rows, publish_every=publish_every, metric_window_s=3600.0,
@@ -71,9 +73,9 @@ def movielens(
     log = movielens_data.load(variant=variant, seed=seed)
     return OnlineConfig(
         name=f"movielens-{log.variant}", schema=movielens_data.schema(dim), model=DeepFMBuilder(),
-        player=lambda: Recording(log.source, repeat=repeat, span_us=log.span_us), span_s=log.span_us / 1e6,
-        join=JoinConfig(window_s=60.0, lateness_s=1.0, seed=seed),
-        tables=TableSettings(rule=fast_adagrad(lr, batch_rows), init=Uniform(0.01)),
+        player=lambda: Recording(log.source, max_span_s=DAY_S, repeat=repeat, span_us=log.span_us),
+        span_s=log.span_us / 1e6, join=JoinConfig(window_s=3600.0, lateness_s=DAY_S, seed=seed),
+        tables=TableSettings(rule=Adagrad(lr=lr), init=Uniform(0.01)),
         batch_rows=batch_rows, publish_every=publish_every, metric_window_s=30 * 86_400.0, baselines=True,
         audit=audit, seed=seed, data_files=(log.path,), notes=log.notes,
     )  # fmt: skip
@@ -84,7 +86,7 @@ def world(
     batch_rows: int = 256, publish_every: int = 1024, checkpoint_every: int = 20, window_s: float = 3600.0,
     admit: int = 1, negative_rate: float = 1.0, repeat: bool = False, audit: bool = False, seed: int = 0,
 ) -> OnlineConfig:  # fmt: skip
-    """A simulated feed whose truth is known: tastes drift, items are born and die, clicks come late, a few users are bots.
+    """A simulated feed whose truth is known: tastes drift, items are born and die, clicks come late.
 
     With `log` the world's own logging policy ranks and its written log is played; else the model ranks and the users
     see its order (closed loop).
@@ -92,15 +94,16 @@ def world(
     config = WorldConfig(seed=seed, requests=requests, candidates=candidates)
     span_s = requests / config.requests_per_s
     schema = world_schema(config, dim)
-    notes = ("everything here is simulated: users, items, clicks and their delays",
-             "the model ranks and the users see its order" if not log else "a logging policy ranked; its log is played")  # fmt: skip
+    ranked = "a logging policy ranked; its log is played" if log else "the model ranks and the users see its order"
+    notes = ("everything here is simulated: users, items, clicks and their delays", ranked)
     return OnlineConfig(
-        name="world", schema=schema, model=DeepFMBuilder(), span_s=span_s,
-        player=(lambda: Recording(lambda: world_log(config), repeat=repeat, span_us=round(span_s * 1e6)))
+        name="world", schema=schema, model=DeepFMBuilder(prior=CLICK_RATE), prior=CLICK_RATE, span_s=span_s,
+        player=(lambda: Recording(lambda: world_log(config), max_span_s=LATENESS_S, repeat=repeat,
+                                  span_us=round(span_s * 1e6)))
         if log else (lambda: WorldPlayer(config)),
-        join=JoinConfig(window_s=window_s, lateness_s=10.0, negative_rate=negative_rate, seed=seed),
+        join=JoinConfig(window_s=window_s, lateness_s=LATENESS_S, negative_rate=negative_rate, seed=seed),
         tables=TableSettings(
-            rule=fast_adagrad(lr, batch_rows), init=Uniform(0.01), ttl_s=7 * 86_400.0,
+            rule=Adagrad(lr=lr), init=Uniform(0.01), ttl_s=7 * 86_400.0,
             admission=AdmitCount(admit) if admit > 1 else AdmitAll(),
         ),
         batch_rows=batch_rows, publish_every=publish_every, checkpoint_every=checkpoint_every, baselines=True,

@@ -16,6 +16,7 @@ from headrace.online.baselines import Metrics
 from headrace.online.build import Serving, open_learner, open_serving
 from headrace.online.config import OnlineConfig
 from headrace.online.layout import CHANGES, RunFolder
+from headrace.online.recording import Recording
 from headrace.online.roles import open_log
 from headrace.online.worlds import Placed
 from headrace.protocols import Joiner
@@ -56,7 +57,8 @@ class Embedded:
             joiner=joiner,
             publisher=self.publisher, metric=self.metrics, cadence=EveryExamples(config.publish_every),
             checkpoint=ManifestCheckpoint(folder.checkpoint), batch_rows=config.batch_rows,
-            checkpoint_every=config.checkpoint_every, on_step=on_step, stop=stop,
+            checkpoint_every=config.checkpoint_every, closed=not isinstance(player, Recording), on_step=on_step,
+            stop=stop,
         )  # fmt: skip
 
     def run(self) -> Report:

@@ -41,8 +41,8 @@ class FeedProgress:
 class Feeder:
     """Sends requests, hands the answers to the player, sends the feedback; its place is durable twice a second.
 
-    What was sent after the last saved place is sent again after a restart. That is harmless: the server takes feedback once per
-    key, and the joiner an example once per id.
+    What was sent after the last saved place is sent again after a restart. That is harmless: the server takes feedback
+    once per key, and the joiner an example once per id.
 
     Args:
         config: The run; its player is opened here.
@@ -100,7 +100,8 @@ class Feeder:
                 return call()  # type: ignore[return-value]
             except (WorkerLost, OSError) as error:
                 if time.monotonic() > deadline:
-                    raise WorkerLost("Server", got=str(error), expected=f"an answer within {GIVE_UP_S:.0f} s") from error
+                    wanted = f"an answer within {GIVE_UP_S:.0f} s"
+                    raise WorkerLost("Server", got=str(error), expected=wanted) from error
                 time.sleep(RETRY_S)
         return None
 

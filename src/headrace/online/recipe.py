@@ -32,7 +32,8 @@ def find_recipe(name: str) -> Callable[..., OnlineConfig]:
     if function_name not in recipes:
         raise ConfigError("Recipe", got=repr(function_name), expected=nearest(function_name, recipes),
                           do=f"{module_name} has these recipes.")  # fmt: skip
-    return recipes[function_name]
+    recipe: Callable[..., OnlineConfig] = recipes[function_name]
+    return recipe
 
 
 def _is_recipe(value: object) -> bool:
@@ -62,7 +63,7 @@ def build(recipe: Callable[..., OnlineConfig], settings: Sequence[str] | Mapping
     for name, text in _pairs(settings):
         if name not in known:
             raise ConfigError(f"Parameter '{name}'", got="unknown", expected=nearest(name, known),
-                              do="A recipe's own parameters are all that can be set; for more, write a recipe.")  # fmt: skip
+                              do="Only a recipe's own parameters can be set; for more, write a recipe.")  # fmt: skip
         values[name] = _typed(name, text, hints.get(name, str))
     return recipe(**values)
 
@@ -98,6 +99,7 @@ def _typed(name: str, text: str, hint: object) -> object:
             try:
                 return kind(text)
             except ValueError as error:
-                raise ConfigError(f"Parameter '{name}'", got=repr(text), expected=f"a value of type {kind.__name__}") from error
+                wanted = f"a value of type {kind.__name__}"
+                raise ConfigError(f"Parameter '{name}'", got=repr(text), expected=wanted) from error
     raise ConfigError(f"Parameter '{name}'", got=f"type {hint}", expected="int, float, bool, str, Path or Literal",
                       do="Write a recipe that fixes this value.")  # fmt: skip

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import numpy as np
 import pyarrow as pa
 
 from headrace.errors import SourceEnded
@@ -19,11 +20,16 @@ class Recording:
 
     Args:
         make: Opens the inner source (impressions and actions mixed).
+        max_span_s: Longest event time of the rows of one read. A server logs the impressions of a chunk before the
+            actions of the chunk; with chunks no longer than the join's lateness no action comes too late for that.
         repeat: Play the log again from the start when it ends, with later times and other request keys, for ever.
         span_us: Length of the log in event time; needed with `repeat`.
     """
 
-    def __init__(self, make: Callable[[], Source], *, repeat: bool = False, span_us: int = 0) -> None:
+    def __init__(
+        self, make: Callable[[], Source], *, max_span_s: float = float("inf"), repeat: bool = False, span_us: int = 0
+    ) -> None:
+        self._max_span = max_span_s * 1e6
         self._make, self._source = make, make()
         self._repeat, self._span_us, self._round = repeat, span_us, 0
         self._actions: Events | None = None
@@ -31,13 +37,13 @@ class Recording:
     def read(self, limit: int) -> Events | None:
         """Return the impressions among the next `limit` rows (possibly none); keeps the actions for `collect`."""
         try:
-            rows = self._source.read(limit)
+            rows = self._short(limit)
         except SourceEnded:
             if not self._repeat:
                 raise
             self._round += 1
             self._source = self._make()
-            rows = self._source.read(limit)
+            rows = self._short(limit)
         if rows is None:
             return None
         rows = self._shift(rows)
@@ -62,6 +68,18 @@ class Recording:
         self._source = self._make()
         self._source.seek(inner)
         self._actions = None
+
+    def _short(self, limit: int) -> Events | None:
+        """Read at most `limit` rows that span at most the allowed event time."""
+        before = self._source.position()
+        rows = self._source.read(limit)
+        if rows is None or not len(rows):
+            return rows
+        within = int((np.maximum.accumulate(rows.times) - rows.times[0] <= self._max_span).sum())
+        if within == len(rows):
+            return rows
+        self._source.seek(before)
+        return self._source.read(within)
 
     def _shift(self, rows: Events) -> Events:
         if not self._round:

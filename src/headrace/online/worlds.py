@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import pyarrow as pa
 
 from headrace.data import DenseFeature, IdFeature, Scenario, Schema
+from headrace.data.feature_kinds import Transform
 from headrace.data.source import MemorySource
 from headrace.errors import SourceEnded
 from headrace.feedback import FEATURES, REFERENCE_POSITION, World, WorldConfig
@@ -26,7 +27,7 @@ def world_schema(config: WorldConfig, dim: int) -> Schema:
         if described.kind == "id":
             features.append(IdFeature(described.name, dim))
         elif described.kind == "dense":
-            transform = "log1p" if described.transform == "log1p" else "identity"
+            transform: Transform = "log1p" if described.transform == "log1p" else "identity"
             features.append(DenseFeature(described.name, transform=transform, serve_as=described.serve_as))
         else:
             features.append(IdFeature(described.name, dim))

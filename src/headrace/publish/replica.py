@@ -5,12 +5,13 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
 
-from headrace.errors import GapError, StaleError, VersionError
+from headrace.errors import ConfigError, GapError, StaleError, VersionError
+from headrace.protocols import Table
 from headrace.publish.agreement import check_dense, check_rows, check_tables
 from headrace.publish.change import check, follows
 from headrace.publish.gate import Gate
@@ -19,8 +20,9 @@ from headrace.types import NO_VERSION, Change, Version
 SNAPSHOT_TRIES = 5
 
 
+@runtime_checkable
 class ServingTable(Protocol):
-    """What a replica needs of a table; every table of `headrace.store` has it."""
+    """What a replica needs of a table beyond the role; every table of `headrace.store` has it."""
 
     def lookup(self, ids: Tensor) -> Tensor:
         """Return rows (N, D)."""
@@ -69,6 +71,9 @@ class Replica:
         tables: Serving tables by name; nobody else may write to them.
         dense: The module whose parameters and buffers follow, or tensors by name, or None.
 
+    Raises:
+        ConfigError: If rows cannot be put into a table from outside.
+
     Thread-safety: any number of threads may read while others apply.
 
     Cost: readers wait while rows are assigned, not while a change is read or checked. A full change clears and fills
@@ -76,9 +81,14 @@ class Replica:
     """
 
     def __init__(
-        self, tables: Mapping[str, ServingTable], dense: nn.Module | Mapping[str, Tensor] | None = None
+        self, tables: Mapping[str, Table], dense: nn.Module | Mapping[str, Tensor] | None = None
     ) -> None:  # fmt: skip
-        self.tables = dict(tables)
+        self.tables: dict[str, ServingTable] = {}
+        for name, table in tables.items():
+            if not isinstance(table, ServingTable):
+                raise ConfigError(f"Table '{name}'", got=type(table).__name__, expected="one that rows can be put into",
+                                  do="Open it with open_table(config, serving=True).")  # fmt: skip
+            self.tables[name] = table
         held = dense.state_dict(keep_vars=True) if isinstance(dense, nn.Module) else dict(dense or {})
         self.dense: dict[str, Tensor] = {name: value for name, value in held.items() if isinstance(value, Tensor)}
         self._judges: list[Callable[[Change], None]] = []

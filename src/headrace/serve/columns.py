@@ -94,6 +94,14 @@ class Columns:
                     fresh[name] = held
             self._pinned.update(fresh)
 
+    def adopt(self, events: Events) -> None:
+        """Hold open types to those of rows that were logged in an earlier run; later calls go before earlier ones."""
+        with self._lock:
+            for name, choices in self._choices.items():
+                column = events.column(name) if len(choices) > 1 and name in events.names else None
+                if column is not None and column.type in choices and column.null_count < len(column):
+                    self._pinned[name] = column.type
+
     def _narrow(self, column: str, types: list[pa.DataType]) -> None:
         before = self._choices.get(column, types)
         self._choices[column] = [kind for kind in before if kind in types]

@@ -7,6 +7,7 @@ import queue
 import threading
 import time
 from collections import OrderedDict
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 
@@ -23,7 +24,8 @@ from headrace.types import Events
 
 _log = logging.getLogger(__name__)
 GROUP_ROWS = 16_384
-TAIL_ENTRIES = 2048
+TAIL_ROWS = 200_000
+"""How much of the log is looked through at a start."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,21 +71,22 @@ class EventWriter:
         self.commits = self.rows = 0
         self.last_accepted = 0
 
-    def start(self) -> None:
-        """Remember the newest actions of the log and begin to take rows."""
-        for events in self.tail():
+    def start(self, visit: Callable[[Events], None] | None = None) -> None:
+        """Remember the newest actions of the log, show its newest entries to `visit`, and begin to take rows."""
+        for events in self._tail():
             self._remember(_names(events, self.item))
+            if visit is not None:
+                visit(events)
         self._thread = threading.Thread(target=self._run, name="event-writer", daemon=True)
         self._thread.start()
 
-    def tail(self) -> list[Events]:
-        """Return the newest entries of the topic, oldest first."""
+    def _tail(self) -> Iterator[Events]:
+        """Yield the newest entries of the topic, oldest first."""
         info = self.log.topic(self.topic)
-        start, found = max(info.first_offset, info.next_offset - TAIL_ENTRIES), []
+        start = self.log.locate(self.topic, max(info.first_row, info.next_row - TAIL_ROWS))
         while entries := self.log.read(self.topic, start):
-            found += [entry.events for entry in entries]
+            yield from (entry.events for entry in entries)
             start = entries[-1].offset + 1
-        return found
 
     @property
     def waiting(self) -> int:

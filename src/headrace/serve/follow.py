@@ -61,7 +61,8 @@ class Follower:
         """Apply what is new; returns False, and keeps the reason in `error`, if that was not possible."""
         try:
             self.published = self.source.last().number
-            self.applied += self.replica.catch_up(self.source, on_applied=self._measure)
+            if self.published != self.replica.version.number:
+                self.applied += self.replica.catch_up(self.source, on_applied=self._measure)
         except HeadraceError as error:
             if str(error) != self.error:
                 self.error = str(error)

@@ -64,9 +64,7 @@ class RankService:
 
     def start(self) -> None:
         """Apply the versions that there are and begin to take requests."""
-        for events in self.writer.tail():
-            self.reader.columns.pin(events)
-        self.writer.start()
+        self.writer.start(self.reader.columns.adopt)
         if self.follower is not None:
             self.follower.start()
 

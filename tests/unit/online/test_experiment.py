@@ -141,7 +141,9 @@ def test_an_arm_may_score_with_logged_values() -> None:
 
 def test_ages_are_event_time_since_the_newest_row_learned() -> None:
     rows, rehearsal = log(), begun()
-    stream = rehearsal.stream(rows, [200, 300, 400], {"one": Arm(config(), EveryBlocks(1)), "never": Arm(config(), Never())})
+    stream = rehearsal.stream(
+        rows, [200, 300, 400], {"one": Arm(config(), EveryBlocks(1)), "never": Arm(config(), Never())}
+    )
     assert stream.ages_s["one"].tolist() == [*range(1, 101), *range(1, 101)]
     assert stream.ages_s["never"].tolist() == [*range(1, 201)]
 

@@ -32,7 +32,13 @@ def test_an_optional_parameter_takes_its_type() -> None:
 
 @pytest.mark.parametrize(
     ("setting", "expected"),
-    [("dmi=3", "'dim'"), ("dim=x", "int"), ("audit=maybe", "true or false"), ("data=c", "one of"), ("dim", "name=value")],
+    [
+        ("dmi=3", "'dim'"),
+        ("dim=x", "int"),
+        ("audit=maybe", "true or false"),
+        ("data=c", "one of"),
+        ("dim", "name=value"),
+    ],
 )
 def test_a_wrong_setting_is_refused_with_what_was_expected(setting: str, expected: str) -> None:
     with pytest.raises(ConfigError) as caught:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+from headrace.data.source import MemorySource
 from headrace.errors import SourceEnded
 from headrace.online import Recording
-from headrace.data.source import MemorySource
 from headrace.types import Events
 
 
@@ -32,7 +32,8 @@ def test_seek_continues_after_the_rows_read() -> None:
     again = Recording(lambda: MemorySource([rows()]))
     again.seek(recording.position())
     rest = again.read(10)
-    assert rest is not None and rest.column("key").to_pylist() == ["b"]
+    assert rest is not None
+    assert rest.column("key").to_pylist() == ["b"]
 
 
 def test_a_repeated_log_has_later_times_and_other_keys() -> None:

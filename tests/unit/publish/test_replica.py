@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from headrace.errors import GapError, HeadraceError, RowRuleMismatch, StaleError, VersionError
+from headrace.errors import ConfigError, GapError, HeadraceError, RowRuleMismatch, StaleError, VersionError
 from headrace.publish import Replica, merge
 from headrace.store import Normal, TableConfig, Zeros, open_table
 from headrace.types import Change, RowChange, Version
@@ -203,6 +203,15 @@ def test_a_judge_can_refuse(change) -> None:
     with pytest.raises(VersionError, match="something else"):
         one.apply(change(1))
     assert one.version.number == 0
+
+
+def test_a_table_that_takes_no_rows_is_refused() -> None:
+    class Readable:
+        def lookup(self, ids: torch.Tensor) -> torch.Tensor:
+            return torch.zeros(len(ids), 3)
+
+    with pytest.raises(ConfigError, match="Table 'user': got Readable"):
+        Replica({"user": Readable()})
 
 
 def test_reading_needs_a_version() -> None:

@@ -94,6 +94,15 @@ def test_an_open_type_is_settled_by_what_is_logged_first() -> None:
     assert columns.cast("other", pa.array(["a"])).type == pa.string()  # each column for itself
 
 
+def test_the_types_of_an_earlier_run_are_taken_over_and_the_newest_counts() -> None:
+    columns = Columns(SCHEMA)
+    columns.adopt(events("open", ["a"]))
+    columns.adopt(events("open", [5]))
+    assert columns.choices("open") == [pa.int64()]
+    columns.adopt(events("open", [1.5]))  # of another schema
+    assert columns.choices("open") == [pa.int64()]
+
+
 def test_nulls_settle_nothing() -> None:
     columns = Columns(SCHEMA)
     columns.pin(events("open", [None]).with_columns({"open": pa.nulls(1, pa.string())}))

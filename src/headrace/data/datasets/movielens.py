@@ -27,7 +27,7 @@ from headrace.data.datasets.recorded import (
     request_events,
     text,
 )
-from headrace.data.download import Archive, cache_folder, download, extract
+from headrace.data.download import Archive, cache_folder, checked_against, download, extract
 from headrace.data.features import DenseFeature, IdFeature, Schema
 from headrace.data.hashing import cross_ids, hash_text
 from headrace.data.layout import Layout
@@ -104,13 +104,13 @@ def load(
         DataError: If there is no file and it cannot be downloaded, or a file is malformed.
     """
     known_name("MovieLens, variant", variant, ["auto", *EDITIONS])
-    found, notes = path or find(variant), []
+    found = path or find(variant)
     if found is None:
         if not may_download:
             edition = EDITIONS["100k" if variant == "auto" else variant]
             raise missing(f"MovieLens {variant}", edition.names, edition.archive.url)
-        found, note = fetch("100k" if variant == "auto" else variant)
-        notes.append(note)
+        found = fetch("100k" if variant == "auto" else variant)
+    notes = _origin(found)
     read = layout(found)
     table = _columns(read_table(found, read, encode=read.key, rows=rows), read, seed)
     clicked = pc.greater_equal(table["rating"], positive_from)
@@ -128,22 +128,26 @@ def load(
     )  # fmt: skip
 
 
-def fetch(variant: str, folder: Path | None = None) -> tuple[Path, str]:
-    """Download an edition into the cache and unpack its ratings.
-
-    Returns:
-        The ratings file, and a sentence that says what its archive was checked against.
+def fetch(variant: str, folder: Path | None = None) -> Path:
+    """Download an edition into the cache, unpack its ratings, and return their file.
 
     Raises:
+        ConfigError: If there is no such edition.
         DataError: See `headrace.data.download`.
     """
-    known_name("MovieLens, variant", variant, EDITIONS)
-    edition, cache = EDITIONS[variant], folder or cache_folder()
-    got = download(edition.archive, cache)
+    edition, cache = EDITIONS[known_name("MovieLens, variant", variant, EDITIONS)], folder or cache_folder()
     target = cache / edition.member
     if not target.exists():
-        extract(got.path, [edition.member], target.parent)
-    return target, f"downloaded from {edition.archive.url}; {got.checked} (SHA-256 {got.sha256})"
+        extract(download(edition.archive, cache).path, [edition.member], target.parent)
+    return target
+
+
+def _origin(path: Path) -> list[str]:
+    """Say of a file in the cache where it came from and what its archive was checked against."""
+    for edition in EDITIONS.values():
+        if path == cache_folder() / edition.member and checked_against(edition.archive):
+            return [f"downloaded from {edition.archive.url}: {checked_against(edition.archive)}"]
+    return []
 
 
 def layout(path: Path, *, positive_from: float = 3.5) -> Layout:

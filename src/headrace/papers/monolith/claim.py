@@ -11,6 +11,7 @@ import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from hashlib import md5
 
 import numpy as np
@@ -18,19 +19,15 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from headrace.config import known_name
-from headrace.evaluate.claims import (
-    ClaimRecord,
-    ClaimTable,
-    Goal,
-    mean_over_blocks,
-    mean_over_seeds,
-    render_tables,
-)
-from headrace.evaluate.metrics import auc
+from headrace.data.datasets import criteo as criteo_data
+from headrace.data.datasets import trivago as trivago_data
+from headrace.data.files import sha256
+from headrace.evaluate import ClaimRecord, ClaimTable, Goal, auc, mean_over_blocks, mean_over_seeds
+from headrace.evaluate.claims import render_tables
 from headrace.loop import EveryEventTime, Never
 from headrace.online.config import OnlineConfig
 from headrace.online.experiment import Arm, EveryBlocks, ExampleLog, Floats, Rehearsal, with_lost_shards
-from headrace.papers.monolith.recipe import criteo, movielens, planted, planted_log, trivago
+from headrace.papers.monolith.recipe import criteo, examples, movielens, planted, planted_log, ratings, trivago
 from headrace.publish.change import encode
 from headrace.types import Events
 
@@ -39,9 +36,10 @@ _log = logging.getLogger(__name__)
 SEEDS = (0, 1, 2, 3, 4)
 FEW_SEEDS = SEEDS[:3]
 """For R2, the dearest part."""
+CRITEO_ROWS = 80_000
 SHARDS = (10, 50, 100)
-VIEWS = {"criteo": False, "trivago": False, "trivago, logged position": True}
-"""How a log is scored: with the reference values of features that only the log knows (as served), or as logged."""
+LOGGED = "trivago, logged position"
+"""Scored with the position that each hotel had, which a server could not know, and not with the reference value."""
 MODULI = (1_000, 3_000, 10_000, 30_000, 100_000)
 PASSES = 2
 """Over the training ratings of the random split; one over those of the folds."""
@@ -54,7 +52,7 @@ SYNC_ROWS = 128
 
 NOTES = {
     "R1": (
-        "5 seeds. Spread: sd of the paired difference over seed x shard blocks. The two AUCs are over all shards together.",
+        "5 seeds. Spread: sd of the paired difference over seed x shard blocks. The two AUCs are over all shards.",
         "Shuffled: the same rows in random order; there, learning on can only gain from having seen more.",
         "Paper (Criteo, 7 days, 45.8 M rows), in AUC: +0.0024 at N = 10, +0.0034 at 50, +0.0037 at 100.",
     ),
@@ -70,7 +68,7 @@ NOTES = {
         "with daily snapshots it saw nearly no loss. It gives no AUC.",
     ),
     "R4": (
-        "5 seeds. Rows, kB: of one version on average, the whole dense part included, as encoded for the log of changes.",
+        "5 seeds. Rows, kB: of one version on average, with the whole dense part, as encoded for the log of changes.",
         "Age (minutes): event time from the newest example in a version to a row that it scores.",
         "AUC served: position at its reference value; logged: as it was, and so the difference.",
         "Paper: rows every minute, dense part daily; 100,000 rows a minute of 1,024 floats are 400 MB a minute.",
@@ -105,12 +103,13 @@ def render(result: Mapping[str, object]) -> str:
 
 def toy(record: ClaimRecord) -> dict[str, object]:
     """Planted drift: online follows, frozen does not, a minute beats an hour; without drift nobody gains."""
-    rows, hours, block, start = 14_000, 14.0, 16, 10_000
+    rows, hours, block, start = 10_000, 10.0, 16, 7_000
     found: dict[tuple[bool, str], list[float]] = {}
     for drift, seed in itertools.product((True, False), FEW_SEEDS):
         config = planted(seed=seed, batch_rows=block)
         log = ExampleLog.from_events(planted_log(rows=rows, seed=seed, drift=drift, hours=hours), config.schema)
-        arms = {"minute": Arm(config, _every(60)), "hour": Arm(config, _every(3600)), "frozen": Arm(config, _every(None))}
+        intervals = {"minute": 60, "hour": 3600, "frozen": None}
+        arms = {name: Arm(config, _every(seconds)) for name, seconds in intervals.items()}
         rehearsal = Rehearsal(config)
         rehearsal.learn(log, 0, start)
         stream = rehearsal.stream(log, [*range(start, rows, block), rows], arms)
@@ -118,35 +117,35 @@ def toy(record: ClaimRecord) -> dict[str, object]:
             found.setdefault((drift, name), []).append(auc(log.labels[start:], scores))
     goals = {
         "online_minus_frozen_auc/planted": (True, "frozen", Goal(">=", 0.05)),
-        "minute_minus_hour_auc/planted": (True, "hour", Goal(">=", 0.01)),
+        "minute_minus_hour_auc/planted": (True, "hour", Goal(">=", 0.02)),
         "online_minus_frozen_auc/planted_without_drift": (False, "frozen", Goal("<=", 0.01)),
-        "minute_minus_hour_auc/planted_without_drift": (False, "hour", Goal("<=", 0.002)),
+        "minute_minus_hour_auc/planted_without_drift": (False, "hour", Goal("<=", 0.01)),
     }
     for name, (drift, other, goal) in goals.items():
         gain = np.subtract(found[drift, "minute"], found[drift, other])
         record.add(name, mean_over_seeds(gain), unit="AUC", goal=goal)
     record.tables.append(ClaimTable(
-        "Planted drift: AUC of the served version over the last 4 of 14 hours",
+        "Planted drift: AUC of the served version over the last 3 of 10 hours",
         ("appeal of items", "synced every minute", "every hour", "never (frozen)"),
         tuple((word, *(f"{np.mean(found[drift, arm]):.4f}" for arm in ("minute", "hour", "frozen")))
               for drift, word in ((True, "swings every 8 h"), (False, "stays"))),
-        (f"{len(FEW_SEEDS)} seeds, {rows} examples, in order; every arm begins with what was learned in 10 hours.",),
+        (f"{len(FEW_SEEDS)} seeds, {rows} examples, in order; every arm begins with what was learned in 7 hours.",),
     ))  # fmt: skip
     return {"seeds": list(FEW_SEEDS), "rows": rows, "hours": hours}
 
 
 def small(record: ClaimRecord) -> dict[str, object]:
     """R1 to R4 on real data."""
-    logs = {"criteo": criteo_examples(), "trivago": trivago_examples()}
-    ratings = movielens_ratings()
-    for step in (
-        lambda: online_against_frozen(record, logs), lambda: collisions(record, ratings),
-        lambda: lost_servers(record, logs["criteo"]), lambda: sync_budget(record, logs["trivago"]),
-    ):  # fmt: skip
-        step()
+    recorded = {"criteo": criteo_data.load(rows=CRITEO_ROWS), "trivago": trivago_data.load()}
+    logs, rated = {name: examples(log) for name, log in recorded.items()}, ratings()
+    online_against_frozen(record, logs)
+    collisions(record, rated)
+    lost_servers(record, logs["criteo"])
+    sync_budget(record, logs["trivago"])
     return {
         "seeds": list(SEEDS), "seeds_r2": list(FEW_SEEDS),
-        "rows": {name: len(events) for name, events in (*logs.items(), ("movielens", ratings))},
+        "rows": {name: len(events) for name, events in (*logs.items(), ("movielens", rated))},
+        "files": {name: sha256(log.path) for name, log in recorded.items()},
         "shards": list(SHARDS), "moduli": list(MODULI), "passes": PASSES, "servers": SERVERS,
         "intervals_s": dict(INTERVALS_S), "sync_rows": SYNC_ROWS,
     }  # fmt: skip
@@ -158,21 +157,22 @@ def small(record: ClaimRecord) -> dict[str, object]:
 def online_against_frozen(record: ClaimRecord, logs: Mapping[str, Events]) -> None:
     """Train on 5/7 of a log and serve the rest: learning after each of N shards, against the weights left alone."""
     cells: list[tuple[str, ...]] = []
-    reached: dict[str, float] = {}
+    reached: list[float] = []
     for name, recipe in (("criteo", criteo), ("trivago", trivago)):
-        views = {view: logged for view, logged in VIEWS.items() if view.split(",")[0] == name}
-        measured = _algorithm_1(recipe, logs[name], views)
+        measured = _algorithm_1(recipe, logs[name], {name: False, **({LOGGED: True} if name == "trivago" else {})})
+        if name == "trivago":
+            measured |= _algorithm_1(partial(trivago, history=True), logs[name], {"trivago, history features": False})
         measured |= _algorithm_1(recipe, _shuffled(logs[name]), {f"{name}, shuffled": False})
         for (view, shards), (levels, blocks) in measured.items():
-            estimate = mean_over_blocks(blocks)
-            cells.append((view, str(shards), *(f"{level:.4f}" for level in levels), estimate.text(),
-                          f"{estimate.spread:.4f}", f"{estimate.errors_above_zero:+.1f}"))  # fmt: skip
+            found = mean_over_blocks(blocks)
+            cells.append((view, str(shards), *(f"{level:.4f}" for level in levels), found.text(),
+                          f"{found.spread:.4f}", f"{found.errors_above_zero:+.1f}"))  # fmt: skip
             if shards == SHARDS[-1]:
-                record.add(f"online_minus_frozen_auc/{_slug(view)}", estimate, unit="AUC", goal=Goal(">=", 0.0) if view == name else None)
-        reached[name] = min(mean_over_blocks(measured[name, n][1]).errors_above_zero for n in SHARDS)
-    best = max(reached.values())
-    record.add("online_minus_frozen_standard_errors/best_log", mean_over_seeds([best]), unit="standard errors",
-               goal=Goal(">=", 2.0))  # fmt: skip
+                goal = Goal(">=", 0.0) if view == name else None
+                record.add(f"online_minus_frozen_auc/{_slug(view)}", found, unit="AUC", goal=goal)
+        reached.append(min(mean_over_blocks(measured[name, n][1]).errors_above_zero for n in SHARDS))
+    record.add("online_minus_frozen_standard_errors/better_log", mean_over_seeds([max(reached)]),
+               unit="standard errors", goal=Goal(">=", 2.0))  # fmt: skip
     record.tables.append(ClaimTable(
         "R1. Online minus frozen on the last 2/7 of a log, learning on after each of N shards",
         ("log", "N", "online AUC", "frozen AUC", "difference (95 %)", "spread", "in errors"), tuple(cells),
@@ -216,12 +216,12 @@ def _shuffled(events: Events) -> Events:
 # R2: what collisions cost --------------------------------------------------------------------------------------------
 
 
-def collisions(record: ClaimRecord, ratings: Events) -> None:
+def collisions(record: ClaimRecord, rated: Events) -> None:
     """Learn ratings of 4 and 5 against the rest with every id in a row of its own, and with md5(id) % modulus."""
     found: dict[tuple[str, int], list[float]] = {}
     left: dict[int, tuple[int, int]] = {}
     for modulus in (0, *MODULI):
-        events, left[modulus] = _hashed(ratings, modulus)
+        events, left[modulus] = _hashed(rated, modulus)
         for seed in FEW_SEEDS:
             for split, passes in (("random", PASSES), ("folds", 1)):
                 for number, reached in enumerate(_split_auc(events, split, seed, passes), start=1):
@@ -244,16 +244,16 @@ def collisions(record: ClaimRecord, ratings: Events) -> None:
     ))  # fmt: skip
 
 
-def _hashed(ratings: Events, modulus: int) -> tuple[Events, tuple[int, int]]:
+def _hashed(rated: Events, modulus: int) -> tuple[Events, tuple[int, int]]:
     """Return the ratings with hashed ids (0: as they are), and how many different users and movies are left."""
     columns, left = {}, []
     for name in ("user_id", "item"):
-        encoded = ratings.column(name).dictionary_encode()
+        encoded = rated.column(name).dictionary_encode()
         buckets = [int(md5(str(one).encode(), usedforsecurity=False).hexdigest(), 16) % modulus if modulus else place
                    for place, one in enumerate(encoded.dictionary.to_pylist())]  # fmt: skip
         left.append(len(set(buckets)))
         columns[name] = pa.array(np.asarray(buckets, np.int64)[encoded.indices.to_numpy()])
-    return ratings.with_columns(columns), (left[0], left[1])
+    return rated.with_columns(columns), (left[0], left[1])
 
 
 def _split_auc(events: Events, split: str, seed: int, passes: int) -> list[float]:
@@ -349,7 +349,8 @@ def sync_budget(record: ClaimRecord, events: Events) -> None:
             found[name].gains[logged].append(_block_gains(labels, scores, never, cuts))
             if arm.bytes:
                 ages = np.percentile(stream.ages_s[f"{name} {logged}"], (50, 99)) / 60
-                found[name].sent.append((len(arm.bytes), np.mean(arm.rows), np.mean(arm.bytes), full, *ages))
+                mean_rows, mean_bytes = float(np.mean(arm.rows)), float(np.mean(arm.bytes))
+                found[name].sent.append((len(arm.bytes), mean_rows, mean_bytes, full, *ages))
         _log.info("R4 seed %d: %s", seed, {name: (each.sent[-1:], each.levels) for name, each in found.items()})
     _report_sync(record, found)
 
@@ -365,8 +366,9 @@ def _report_sync(record: ClaimRecord, found: Mapping[str, _Synced]) -> None:
         count, rows, delta, full, median, high = np.mean(each.sent, axis=0)
         share = mean_over_seeds([sent[2] / sent[3] for sent in each.sent])
         gains = {logged: mean_over_blocks(blocks) for logged, blocks in each.gains.items()}
-        sent = (f"{number:.0f}" for number in (count, rows, delta / 1e3, full / 1e3))
-        cells.append((name, *sent, f"{100 * share.value:.2f} %", f"{median:.0f} / {high:.0f}", *levels, gains[True].text()))
+        sent = [f"{number:.0f}" for number in (count, rows, delta / 1e3, full / 1e3)]
+        sent += [f"{100 * share.value:.2f} %", f"{median:.0f} / {high:.0f}"]
+        cells.append((name, *sent, *levels, gains[True].text()))
         record.add("delta_bytes_vs_full" if first else f"delta_bytes_vs_full/{place}", share,
                    unit="share of a full copy", goal=Goal("<=", 0.1) if first else None)  # fmt: skip
         record.add(f"synced_minus_never_auc/{place}", gains[False], unit="AUC")
