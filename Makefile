@@ -53,12 +53,15 @@ if [ -e build/native/CTestTestfile.cmake ]; then \
 fi
 endef
 
+# Every tool has its say before the target fails.
 check: build
-	@$(PY) -m ruff check .
-	@$(PY) -m ruff format --check .
-	@$(PY) -m mypy
-	@$(VENV)/bin/lint-imports --no-logo
-	@find csrc -name '*.h' -o -name '*.cc' | sort | xargs -r $(VENV)/bin/clang-format --dry-run -Werror
+	@failed=""; step() { local name=$$1; shift; "$$@" || failed="$$failed $$name"; }; \
+	step style $(PY) -m ruff check .; \
+	step format $(PY) -m ruff format --check .; \
+	step types $(PY) -m mypy; \
+	step floors $(VENV)/bin/lint-imports --no-logo; \
+	step c++-format bash -c "find csrc -name '*.h' -o -name '*.cc' | sort | xargs -r $(VENV)/bin/clang-format --dry-run -Werror"; \
+	if [ -n "$$failed" ]; then echo "make check:$$failed failed" >&2; exit 1; fi
 
 format: venv
 	@$(PY) -m ruff check --fix-only -q .
@@ -72,7 +75,7 @@ bench: build
 	done; exit $$status
 
 docs: venv
-	@$(PY) -m mkdocs build --strict
+	@NO_MKDOCS_2_WARNING=1 $(PY) -m mkdocs build --strict
 	@echo "site/index.html"
 
 clean:

@@ -1,11 +1,13 @@
 #include "table/journal.h"
 
 #include <algorithm>
+#include <span>
 
 namespace headrace {
 namespace {
 
 constexpr size_t kSlack = 1024;
+constexpr size_t kBlock = 256;  // entries whose rows are looked up together
 
 template <typename T>
 void MakeRoom(std::vector<T>* values, size_t count) {
@@ -16,7 +18,7 @@ void MakeRoom(std::vector<T>* values, size_t count) {
 
 }  // namespace
 
-void Journal::Reserve(size_t count, const LiveMark& live) {
+void Journal::Reserve(size_t count, const LiveMarks& live) {
   if (ids_.size() - head_ + count > 2 * settled_ + kSlack) Compact(live);
   MakeRoom(&ids_, count);
   MakeRoom(&runs_, 1);
@@ -38,13 +40,26 @@ size_t Journal::RunAfter(uint64_t mark) const {
   return static_cast<size_t>(after - runs_.begin());
 }
 
-std::vector<Journal::Removal> Journal::LastRemovals(uint64_t since, const LiveMark& live) const {
-  std::vector<Removal> removals;
-  for (size_t run = RunAfter(since); run < runs_.size(); ++run) {
-    for (size_t at = StartOf(run); at < runs_[run].end; ++at) {
-      if (live(ids_[at]) == 0) removals.push_back({ids_[at], runs_[run].mark});
+template <typename Visit>
+void Journal::ForEach(uint64_t since, const LiveMarks& live, Visit visit) const {
+  size_t run = RunAfter(since);
+  if (run == runs_.size()) return;
+  uint64_t marks[kBlock];
+  for (size_t start = StartOf(run); start < ids_.size(); start += kBlock) {
+    const size_t count = std::min(kBlock, ids_.size() - start);
+    live(std::span<const int64_t>(ids_).subspan(start, count), marks);
+    for (size_t i = 0; i < count; ++i) {
+      while (start + i >= runs_[run].end) ++run;
+      visit(ids_[start + i], runs_[run].mark, marks[i]);
     }
   }
+}
+
+std::vector<Journal::Removal> Journal::LastRemovals(uint64_t since, const LiveMarks& live) const {
+  std::vector<Removal> removals;
+  ForEach(since, live, [&](int64_t id, uint64_t mark, uint64_t row) {
+    if (row == 0) removals.push_back({id, mark});
+  });
   std::sort(removals.begin(), removals.end(),
             [](const Removal& x, const Removal& y) { return x.id != y.id ? x.id < y.id : x.mark > y.mark; });
   const auto same = [](const Removal& x, const Removal& y) { return x.id == y.id; };
@@ -52,21 +67,18 @@ std::vector<Journal::Removal> Journal::LastRemovals(uint64_t since, const LiveMa
   return removals;
 }
 
-Journal::Since Journal::Read(uint64_t since, const LiveMark& live) const {
+Journal::Since Journal::Read(uint64_t since, const LiveMarks& live) const {
   Since result;
-  for (size_t run = RunAfter(since); run < runs_.size(); ++run) {
-    for (size_t at = StartOf(run); at < runs_[run].end; ++at) {
-      const uint64_t mark = live(ids_[at]);
-      if (mark == runs_[run].mark) result.put.push_back(ids_[at]);
-      if (mark == 0) result.removed.push_back(ids_[at]);
-    }
-  }
+  ForEach(since, live, [&](int64_t id, uint64_t mark, uint64_t row) {
+    if (row == mark) result.put.push_back(id);
+    if (row == 0) result.removed.push_back(id);
+  });
   std::sort(result.removed.begin(), result.removed.end());
   result.removed.erase(std::unique(result.removed.begin(), result.removed.end()), result.removed.end());
   return result;
 }
 
-void Journal::Removals(const LiveMark& live, std::vector<int64_t>* ids, std::vector<int64_t>* marks) const {
+void Journal::Removals(const LiveMarks& live, std::vector<int64_t>* ids, std::vector<int64_t>* marks) const {
   const std::vector<Removal> removals = LastRemovals(floor_, live);
   ids->reserve(removals.size());
   marks->reserve(removals.size());
@@ -76,7 +88,7 @@ void Journal::Removals(const LiveMark& live, std::vector<int64_t>* ids, std::vec
   }
 }
 
-void Journal::Compact(const LiveMark& live) {
+void Journal::Compact(const LiveMarks& live) {
   std::vector<Removal> removals = LastRemovals(floor_, live);
   std::sort(removals.begin(), removals.end(), [](const Removal& x, const Removal& y) {
     return x.mark != y.mark ? x.mark < y.mark : x.id < y.id;
@@ -84,18 +96,22 @@ void Journal::Compact(const LiveMark& live) {
   // Live entries are in order of marks already; merge both kinds by mark into fresh storage.
   std::vector<int64_t> ids;
   std::vector<Run> runs;
-  ids.reserve(removals.size());
-  runs.reserve(runs_.size() - first_run_ + 1);
   size_t next = 0;
-  for (size_t run = first_run_; run < runs_.size(); ++run) {
-    const uint64_t mark = runs_[run].mark;
-    const size_t start = ids.size();
-    for (size_t at = StartOf(run); at < runs_[run].end; ++at) {
-      if (live(ids_[at]) == mark) ids.push_back(ids_[at]);
-    }
-    for (; next < removals.size() && removals[next].mark == mark; ++next) ids.push_back(removals[next].id);
-    if (ids.size() > start) runs.push_back({mark, ids.size()});
-  }
+  const auto keep = [&](int64_t id, uint64_t mark) {
+    ids.push_back(id);
+    if (runs.empty() || runs.back().mark != mark) runs.push_back({mark, 0});
+    runs.back().end = ids.size();
+  };
+  const auto removals_before = [&](uint64_t mark) {
+    for (; next < removals.size() && removals[next].mark < mark; ++next)
+      keep(removals[next].id, removals[next].mark);
+  };
+  ForEach(floor_, live, [&](int64_t id, uint64_t mark, uint64_t row) {
+    if (row != mark) return;
+    removals_before(mark);
+    keep(id, mark);
+  });
+  removals_before(~uint64_t{0});
   ids_ = std::move(ids);
   runs_ = std::move(runs);
   head_ = first_run_ = 0;

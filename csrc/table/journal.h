@@ -20,8 +20,9 @@ namespace headrace {
 
 class Journal {
  public:
-  // Mark of the last change of an id's row, or 0 when it has no row.
-  using LiveMark = std::function<uint64_t(int64_t)>;
+  // Writes, for each id, the mark of the last change of its row, or 0 when it has no row. Asked in blocks, so
+  // that the owner can overlap its cache misses.
+  using LiveMarks = std::function<void(std::span<const int64_t>, uint64_t*)>;
 
   // What changed, each id once.
   struct Since {
@@ -30,16 +31,16 @@ class Journal {
   };
 
   // Makes room for `count` entries; may compact. Throws std::bad_alloc; nothing current is lost.
-  void Reserve(size_t count, const LiveMark& live);
+  void Reserve(size_t count, const LiveMarks& live);
 
   // Appends a change. REQUIRES: mark >= every earlier mark; room from Reserve. Cost: O(1).
   void Add(uint64_t mark, int64_t id);
 
   // Returns what changed after mark `since`. REQUIRES: since >= floor(). Cost: O(entries since) and a sort.
-  Since Read(uint64_t since, const LiveMark& live) const;
+  Since Read(uint64_t since, const LiveMarks& live) const;
 
   // Returns the removals that are not forgotten, ids ascending, with their marks.
-  void Removals(const LiveMark& live, std::vector<int64_t>* ids, std::vector<int64_t>* marks) const;
+  void Removals(const LiveMarks& live, std::vector<int64_t>* ids, std::vector<int64_t>* marks) const;
 
   // Drops entries up to `mark`.
   void Forget(uint64_t mark);
@@ -60,8 +61,13 @@ class Journal {
 
   size_t RunAfter(uint64_t mark) const;
   size_t StartOf(size_t run) const { return run == first_run_ ? head_ : runs_[run - 1].end; }
-  std::vector<Removal> LastRemovals(uint64_t since, const LiveMark& live) const;
-  void Compact(const LiveMark& live);
+
+  // Calls visit(id, mark of the entry, mark of the id's row or 0) for every entry after `since`, in order.
+  template <typename Visit>
+  void ForEach(uint64_t since, const LiveMarks& live, Visit visit) const;
+
+  std::vector<Removal> LastRemovals(uint64_t since, const LiveMarks& live) const;
+  void Compact(const LiveMarks& live);
   void Trim();
 
   std::vector<int64_t> ids_;

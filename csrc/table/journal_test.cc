@@ -16,15 +16,17 @@ struct Oracle {
   std::map<int64_t, uint64_t> live, removed;  // id -> mark of the last change
   uint64_t mark = 0;
 
-  Journal::LiveMark LiveMark() const {
-    return [this](int64_t id) {
-      const auto at = live.find(id);
-      return at == live.end() ? uint64_t{0} : at->second;
+  Journal::LiveMarks LiveMarks() const {
+    return [this](std::span<const int64_t> ids, uint64_t* marks) {
+      for (size_t i = 0; i < ids.size(); ++i) {
+        const auto at = live.find(ids[i]);
+        marks[i] = at == live.end() ? 0 : at->second;
+      }
     };
   }
   void Put(const std::vector<int64_t>& ids) {
     ++mark;
-    journal.Reserve(ids.size(), LiveMark());
+    journal.Reserve(ids.size(), LiveMarks());
     for (const int64_t id : ids) {
       live[id] = mark;
       removed.erase(id);
@@ -33,7 +35,7 @@ struct Oracle {
   }
   void Remove(const std::vector<int64_t>& ids) {
     ++mark;
-    journal.Reserve(ids.size(), LiveMark());
+    journal.Reserve(ids.size(), LiveMarks());
     for (const int64_t id : ids) {
       if (live.erase(id) == 0) continue;
       removed[id] = mark;
@@ -45,7 +47,7 @@ struct Oracle {
     std::erase_if(removed, [&](const auto& item) { return item.second <= before; });
   }
   void Check(uint64_t since) const {
-    Journal::Since found = journal.Read(since, LiveMark());
+    Journal::Since found = journal.Read(since, LiveMarks());
     std::sort(found.put.begin(), found.put.end());
     std::vector<int64_t> put, gone;
     for (const auto& [id, at] : live) {
@@ -105,7 +107,7 @@ void ForgettingGivesEntriesBack() {
   oracle.Put({1, 2});
   oracle.Check(2);
   std::vector<int64_t> gone, marks;
-  oracle.journal.Removals(oracle.LiveMark(), &gone, &marks);
+  oracle.journal.Removals(oracle.LiveMarks(), &gone, &marks);
   CHECK(gone.empty() && marks.empty());
 }
 
@@ -116,7 +118,7 @@ void RemovalsCarryTheirLastMark() {
   oracle.Put({1});
   oracle.Remove({2, 1});
   std::vector<int64_t> gone, marks;
-  oracle.journal.Removals(oracle.LiveMark(), &gone, &marks);
+  oracle.journal.Removals(oracle.LiveMarks(), &gone, &marks);
   CHECK((gone == std::vector<int64_t>{1, 2}));
   CHECK((marks == std::vector<int64_t>{4, 4}));
 }

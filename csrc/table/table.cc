@@ -25,10 +25,16 @@ Table::Table(const TableSpec& spec) : spec_(spec) {
   content_ = std::make_unique<Content>(RowBytes());
 }
 
-Journal::LiveMark Table::LiveMarkOf(const RowStore& rows) {
-  return [&rows](int64_t id) -> uint64_t {
-    const Cell cell = rows.Find(id);
-    return cell == kNoCell ? 0 : HeadOf(rows, cell)->mark;
+Journal::LiveMarks Table::LiveMarksOf(const RowStore& rows) {
+  return [&rows](std::span<const int64_t> ids, uint64_t* marks) {
+    Cell cells[64];
+    for (size_t start = 0; start < ids.size(); start += std::size(cells)) {
+      const auto block = ids.subspan(start, std::min(std::size(cells), ids.size() - start));
+      rows.FindAll(block, cells);
+      for (size_t i = 0; i < block.size(); ++i) {
+        marks[start + i] = cells[i] == kNoCell ? 0 : HeadOf(rows, cells[i])->mark;
+      }
+    }
   };
 }
 
@@ -88,7 +94,7 @@ Status Table::Update(const Gradients& step) {
     MakePlan(step, content_->counters.mark + 1, &plan);
     content_->rows.Reserve(plan.fresh);
     content_->pending.Reserve(plan.counted);
-    content_->journal.Reserve(n, LiveMarkOf(content_->rows));
+    content_->journal.Reserve(n, LiveMarksOf(content_->rows));
     Learn(step, plan, NextMark());  // from here on nothing can fail
     return {};
   });
@@ -177,7 +183,7 @@ Status Table::Assign(std::span<const int64_t> ids, std::span<const float> rows,
       if (cells[i] == kNoCell) fresh.push_back(ids[i]);
     }
     store.Reserve(fresh);
-    if (!spec_.serving) content_->journal.Reserve(n, LiveMarkOf(store));
+    if (!spec_.serving) content_->journal.Reserve(n, LiveMarksOf(store));
     const uint64_t mark = NextMark();
     for (size_t i = 0; i < n; ++i) {
       Cell cell = cells[i];
@@ -198,7 +204,7 @@ Status Table::Assign(std::span<const int64_t> ids, std::span<const float> rows,
 Status Table::Remove(std::span<const int64_t> ids) {
   return Guarded([&]() -> Status {
     const std::unique_lock guard(lock_);
-    if (!spec_.serving) content_->journal.Reserve(ids.size(), LiveMarkOf(content_->rows));
+    if (!spec_.serving) content_->journal.Reserve(ids.size(), LiveMarksOf(content_->rows));
     const uint64_t mark = NextMark();
     int64_t removed = 0;
     for (const int64_t id : ids) {
@@ -236,7 +242,7 @@ Status Table::Evict(int64_t before) {
     }
     const std::unique_lock guard(lock_);
     if (seen != content_->counters.mark) collect();  // somebody wrote in between
-    if (!spec_.serving) content_->journal.Reserve(rows.size(), LiveMarkOf(content_->rows));
+    if (!spec_.serving) content_->journal.Reserve(rows.size(), LiveMarksOf(content_->rows));
     const uint64_t mark = NextMark();
     for (const int64_t id : rows) DropRow(id, content_->rows.Find(id), mark);
     for (const int64_t id : counts) ForgetCount(id);
@@ -251,7 +257,7 @@ Status Table::Clear() {
     const std::unique_lock guard(lock_);
     Content empty(RowBytes());
     if (!spec_.serving) {
-      content_->journal.Reserve(static_cast<size_t>(content_->rows.size()), LiveMarkOf(content_->rows));
+      content_->journal.Reserve(static_cast<size_t>(content_->rows.size()), LiveMarksOf(content_->rows));
     }
     const uint64_t mark = NextMark();
     if (!spec_.serving) {

@@ -137,7 +137,7 @@ class Table {
   static Waiting* WaitingOf(RowStore& pending, Cell cell) {
     return reinterpret_cast<Waiting*>(pending.Data(cell));
   }
-  static Journal::LiveMark LiveMarkOf(const RowStore& rows);
+  static Journal::LiveMarks LiveMarksOf(const RowStore& rows);
 
   int64_t RowBytes() const { return static_cast<int64_t>(sizeof(Head)) + 4 * (spec_.dim + slots_); }
   void MakePlan(const Gradients& step, uint64_t mark, Plan* plan) const;

@@ -78,10 +78,12 @@ Status Table::ReadChanges(uint64_t since, Changes* out) const {
     }
     if (since < counters.floor || since > counters.mark)
       return {Code::kStale, static_cast<int64_t>(counters.floor)};
-    Journal::Since found = content_->journal.Read(since, LiveMarkOf(content_->rows));
+    Journal::Since found = content_->journal.Read(since, LiveMarksOf(content_->rows));
     std::vector<std::pair<int64_t, Cell>> entries;
     entries.reserve(found.put.size());
-    for (const int64_t id : found.put) entries.emplace_back(id, content_->rows.Find(id));
+    std::vector<Cell> cells(found.put.size());
+    content_->rows.FindAll(found.put, cells.data());
+    for (size_t i = 0; i < cells.size(); ++i) entries.emplace_back(found.put[i], cells[i]);
     std::sort(entries.begin(), entries.end());
     Gather(entries, out);
     out->removed = std::move(found.removed);
@@ -115,7 +117,7 @@ Status Table::Export(Parts* out) const {
       out->pending_counts.push_back(waiting->count);
       out->pending_times.push_back(waiting->time);
     }
-    content_->journal.Removals(LiveMarkOf(rows), &out->removed_ids, &out->removed_marks);
+    content_->journal.Removals(LiveMarksOf(rows), &out->removed_ids, &out->removed_marks);
     out->counters = content_->counters;
     return {};
   });
@@ -147,7 +149,7 @@ Status Table::Import(const Parts& parts) {
       history.emplace_back(parts.removed_marks[i], parts.removed_ids[i]);
     }
     std::sort(history.begin(), history.end());
-    content->journal.Reserve(history.size(), LiveMarkOf(content->rows));
+    content->journal.Reserve(history.size(), LiveMarksOf(content->rows));
     for (const auto& [mark, id] : history) content->journal.Add(static_cast<uint64_t>(mark), id);
     content->journal.Forget(parts.counters.floor);
     content->counters = parts.counters;

@@ -124,7 +124,7 @@ def nearest(name: str, known: Iterable[str]) -> str:
 
     Example:
         >>> nearest("adagrd", ["adam", "adagrad", "sgd"])
-        "one of 'adagrad', 'adam'"
+        "one of 'adagrad', 'adam', 'sgd'"
     """
     names = sorted(set(known))
     close = difflib.get_close_matches(name, names, n=3, cutoff=0.4) or names[:3]

@@ -60,7 +60,9 @@ class Feedback(Protocol):
 
 @runtime_checkable
 class Joiner(Resumable, Protocol):
-    """Events to examples, in event time. Repeating an `add` with the same rows adds nothing."""
+    """Events to examples, in event time. Repeating an `add` with the same rows adds nothing, except for a joiner over
+    rows that are examples already, which its source gives once.
+    """
 
     def add(self, requests: Events, predictions: Events | None, answers: Events | None) -> Batch | None:
         """Add rows and return the examples that are complete now, or None.
@@ -125,6 +127,7 @@ class Learner(Resumable, Protocol):
 
         Raises:
             NonFiniteLoss: If the loss or a gradient is not finite; nothing was changed.
+            DataError: If the objective refuses the batch; nothing was changed.
         """
         ...
 

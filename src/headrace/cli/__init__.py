@@ -1,4 +1,4 @@
-"""The command line: one file per verb, each with `NAME`, `HELP`, `add_arguments(parser)` and `run(arguments) -> int`."""
+"""The command line: one file per verb, with `NAME`, `HELP`, `add_arguments(parser)`, `run(arguments) -> int`."""
 
 from __future__ import annotations
 

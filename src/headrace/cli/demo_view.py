@@ -106,31 +106,32 @@ def draw(snapshot: Snapshot) -> RenderableType:
     metrics = snapshot.learner.get("metrics")
     scores: Status = metrics if isinstance(metrics, Mapping) else {}
     totals = table_totals(snapshot.learner)
-    grid = Table.grid(padding=(0, 3))
-    for _ in range(2):
-        grid.add_column(justify="left", style="dim", no_wrap=True)
-        grid.add_column(justify="left", no_wrap=True)
     stream_time = "–"
     if snapshot.event_time > 0:
         stream_time = datetime.fromtimestamp(snapshot.event_time / 1e6, UTC).strftime("%Y-%m-%d %H:%M")
     kind = "logged_" if "logged_auc" in scores else ""
-    auc = (f"[bold green]{shown(number(scores, f'{kind}auc'), '.4f')}[/]   "
-           f"window {shown(number(scores, f'window_{kind}auc'), '.4f')}")  # fmt: skip
+    auc = f"[bold green]{shown(number(scores, f'{kind}auc'), '.4f')}[/]"
+    auc += f", window {shown(number(scores, f'window_{kind}auc'), '.4f')}"
     if kind:
-        auc += f"   without position {shown(number(scores, 'auc'), '.4f')}"
-    beside = "   ".join(f"{short} {shown(number(scores, f'{name}/auc'), '.4f')}" for name, short in BESIDE.items())
-    fresh = (f"p50 {shown(number(snapshot.health, 'freshness', 'positives', 'p50_s'), '.2f', ' s')}   "
-             f"p99 {shown(number(snapshot.health, 'freshness', 'positives', 'p99_s'), '.2f', ' s')}")  # fmt: skip
-    grid.add_row("events/s", f"[bold]{snapshot.events_per_s:,.0f}[/]", "progressive AUC", auc)
-    grid.add_row("stream time", stream_time, "beside it", beside)
-    grid.add_row("feedback to served", fresh, "version served", shown(number(snapshot.health, "version")))
-    grid.add_row("shown / clicked", f"{snapshot.requests:,} / {snapshot.actions:,}",
-                 "examples learned", shown(number(snapshot.learner, "examples")))  # fmt: skip
-    grid.add_row("table rows", f"{totals['rows']:,.0f}   {totals['bytes'] / 2**20:,.1f} MiB", "waiting for a click",
-                 shown(number(snapshot.joiner, "pending")))  # fmt: skip
-    ids = f"{totals['admitted']:,.0f} / {totals['filtered']:,.0f} / {totals['evicted']:,.0f}"
-    grid.add_row("admitted / filtered / evicted", ids, "restarts",
-                 ", ".join(f"{k} {v}" for k, v in snapshot.restarts.items() if v) or "none")  # fmt: skip
+        auc += f", without position {shown(number(scores, 'auc'), '.4f')}"
+    fresh = ("freshness", "positives")
+    restarts = ", ".join(f"{name} {count}" for name, count in snapshot.restarts.items() if count) or "none"
+    grid = Table.grid(padding=(0, 2))
+    grid.add_column(style="dim", no_wrap=True)
+    grid.add_column(no_wrap=True)
+    grid.add_row("events/s", f"[bold]{snapshot.events_per_s:,.0f}[/]   stream time {stream_time}")
+    grid.add_row("shown, clicked", f"{snapshot.requests:,}, {snapshot.actions:,}")
+    grid.add_row("examples", f"{shown(number(snapshot.learner, 'examples'))} learned, "
+                             f"{shown(number(snapshot.joiner, 'pending'))} waiting for a click")  # fmt: skip
+    grid.add_row("progressive AUC", auc)
+    beside = [f"{short} {shown(number(scores, f'{name}/auc'), '.4f')}" for name, short in BESIDE.items()]
+    grid.add_row("beside it", ", ".join(beside))
+    p50, p99 = (shown(number(snapshot.health, *fresh, name), ".2f", " s") for name in ("p50_s", "p99_s"))
+    grid.add_row("feedback to served", f"p50 {p50}, p99 {p99}")
+    grid.add_row("version served", f"{shown(number(snapshot.health, 'version'))}, process restarts: {restarts}")
+    grid.add_row("tables", f"{totals['rows']:,.0f} rows, {totals['bytes'] / 2**20:,.1f} MiB")
+    grid.add_row("ids", f"{totals['admitted']:,.0f} admitted, {totals['filtered']:,.0f} filtered, "
+                        f"{totals['evicted']:,.0f} evicted")  # fmt: skip
     line = Text(f"AUC by window  {sparkline(snapshot.auc_history)}", style="cyan")
     title = f"headrace · {snapshot.name} · {snapshot.phase} · {snapshot.seconds:,.0f} s"
     return Panel(Group(grid, line, Text("Ctrl-C stops and loses nothing; running again resumes.", style="dim")),

@@ -57,12 +57,13 @@ def run(arguments: argparse.Namespace) -> int:
     """Look at everything; exit code 1 when something that every verb needs is missing."""
     findings = examine()
     usable = all(finding.state != MISSING for finding in findings if finding.name in {"python", "torch", "arrow"})
+    runs = what_runs(findings) if usable else {}
     if arguments.json:
-        print_json({"usable": usable, "findings": [asdict(finding) for finding in findings]})
+        print_json({"usable": usable, "runs": runs, "findings": [asdict(finding) for finding in findings]})
         return 0 if usable else 1
     table = Table(box=None, show_header=False)
-    for column in ("", "name", "found"):
-        table.add_column(column)
+    for column in ("state", "name", "found"):
+        table.add_column(column, overflow="fold")
     colours = {OK: "green", LIMITED: "yellow", MISSING: "red"}
     for finding in findings:
         advice = f"\n[dim]{escape(finding.do)}[/dim]" if finding.do else ""
@@ -70,7 +71,25 @@ def run(arguments: argparse.Namespace) -> int:
         table.add_row(state, finding.name, escape(finding.found) + advice)
     console().print(table)
     console().print("\nThis machine can run Headrace." if usable else "\nThis machine cannot run Headrace yet.")
+    for command, how in runs.items():
+        console().print(f"  {command:<38} {how}")
     return 0 if usable else 1
+
+
+def what_runs(findings: list[Finding]) -> dict[str, str]:
+    """Return commands with how they run on this machine: on which data, how fast, or what they lack."""
+    good = {finding.name for finding in findings if finding.state == OK}
+    logs = [name for name in ("trivago", "movielens") if f"data: {name}" in good]
+    lacking = [name for name in ("trivago", "criteo", "movielens") if f"data: {name}" not in good]
+    pace = "" if "native table" in good else ", slowly (no native table)"
+    played = f"on the {logs[0]} log" if logs else "on MovieLens if it can be downloaded, else simulated"
+    return {
+        "headrace demo": played + pace,
+        "headrace run|serve|predict|evaluate": "yes" + pace,
+        "headrace papers run … --size toy": "yes" + pace,
+        "headrace papers run … --size small": f"lacks data: {', '.join(lacking)}" if lacking else "yes" + pace,
+        "events from Kafka": "yes" if "kafka" in good else "no: pip install 'headrace[kafka]'",
+    }
 
 
 def examine() -> list[Finding]:

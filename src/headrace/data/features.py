@@ -161,6 +161,13 @@ class Schema:
             read.append(self.scenario.column)
         return tuple(dict.fromkeys(read))
 
+    @property
+    def text_types(self) -> dict[str, str]:
+        """Arrow type names of the columns that are not text, for the `types` of a text file's `Layout`."""
+        types = {feature.column: "float64" for feature in self.dense_features}
+        integers = (f for f in self.features if isinstance(f, IdFeature) and f.accepts == "integer")
+        return types | {feature.column: "int64" for feature in integers}
+
     def feature(self, name: str) -> Feature:
         """Return a feature by name; SchemaError lists the nearest names when there is none."""
         for feature in self.features:

@@ -24,7 +24,7 @@ SEPARATOR = "\x1f"
 MEMO_ROWS = 1 << 18
 """How many hashed strings a process remembers; beyond it the memory is emptied and filled again."""
 
-_memo: dict[bytes, int] = {}
+_memo: dict[bytes | None, int] = {}
 _memo_lock = threading.Lock()
 
 
@@ -66,21 +66,26 @@ def hash_strings(array: pa.Array) -> Ids:
         encoded = array.dictionary_encode()
     distinct = encoded.dictionary.cast(pa.binary()).to_pylist()
     table: Ids = np.zeros(len(distinct) + 1, dtype=np.int64)  # the last one stands for null
-    table[:-1] = np.fromiter((_remembered(value or b"") for value in distinct), dtype=np.int64, count=len(distinct))
+    table[:-1] = _remembered(distinct)
     rows: Ids = pc.fill_null(encoded.indices.cast(pa.int64()), len(distinct)).to_numpy(zero_copy_only=False)
     return table[rows]
 
 
-def _remembered(value: bytes) -> int:
-    found = _memo.get(value)
-    if found is None:
-        found = _digest(value)
-        if len(_memo) >= MEMO_ROWS:
+def _remembered(values: list[bytes | None]) -> list[int]:
+    """Return the ids of values, hashing only those that the memory does not hold."""
+    found = list(map(_memo.get, values))
+    missing = [place for place, value in enumerate(found) if value is None]
+    if missing:
+        if len(_memo) + len(missing) > MEMO_ROWS:
             with _memo_lock:  # two threads that both find it full must not clear what the other just filled
-                if len(_memo) >= MEMO_ROWS:
+                if len(_memo) + len(missing) > MEMO_ROWS:
                     _memo.clear()
-        _memo[value] = found
-    return found
+        for place in missing:
+            value = values[place] or b""
+            found[place] = number = _digest(value)
+            if len(_memo) < MEMO_ROWS:
+                _memo[value] = number
+    return found  # type: ignore[return-value]  # no None is left
 
 
 def is_text(kind: pa.DataType) -> bool:
@@ -107,7 +112,8 @@ def example_ids(keys: pa.Array, items: pa.Array) -> Ids:
     texts = [column.cast(pa.string()) for column in (keys, items)]
     joined = pc.binary_join_element_wise(*texts, SEPARATOR, null_handling="replace", null_replacement="")
     values = joined.cast(pa.binary()).to_pylist()
-    return np.fromiter((_digest(value) for value in values), dtype=np.int64, count=len(values))
+    digests = b"".join([hashlib.blake2b(value, digest_size=8).digest() for value in values])
+    return np.frombuffer(digests, dtype="<i8").astype(np.int64)
 
 
 def cross_ids(parts: list[Ids]) -> Ids:

@@ -148,9 +148,7 @@ def _times(rows: pa.RecordBatch) -> Integers:
     return times
 
 
-def _without_ahead(
-    rows: pa.RecordBatch, times: Integers, config: JoinConfig
-) -> tuple[pa.RecordBatch, Integers, int]:
+def _without_ahead(rows: pa.RecordBatch, times: Integers, config: JoinConfig) -> tuple[pa.RecordBatch, Integers, int]:
     if config.max_ahead_s is None or not len(times):
         return rows, times, 0
     accepted = accepted_times(rows)

@@ -210,9 +210,7 @@ class Ledger:
             chunk, where = self.chunks[index], order[begin:end]
             yield chunk, where, numbers[where] - chunk.start
 
-    def _append(
-        self, ids: Integers, times: Integers, fates: npt.NDArray[np.int8], rows: pa.RecordBatch | None
-    ) -> None:
+    def _append(self, ids: Integers, times: Integers, fates: npt.NDArray[np.int8], rows: pa.RecordBatch | None) -> None:
         is_open, newest = rows is not None, int(times.max())
         first_open = int(times.min()) if is_open else NEVER
         chunk = Chunk(self._next, ids, times, fates, rows, len(ids) if is_open else 0, first_open, newest)

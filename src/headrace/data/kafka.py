@@ -49,9 +49,7 @@ class KafkaLog:
         ConfigError: If `confluent-kafka` is not installed.
     """
 
-    def __init__(
-        self, servers: str, *, settings: Mapping[str, Setting] | None = None, timeout_s: float = 30.0
-    ) -> None:
+    def __init__(self, servers: str, *, settings: Mapping[str, Setting] | None = None, timeout_s: float = 30.0) -> None:
         if confluent_kafka is None:
             raise ConfigError("KafkaLog", got="no module confluent_kafka", expected="the optional extra 'kafka'",
                               do="pip install 'headrace[kafka]'")  # fmt: skip

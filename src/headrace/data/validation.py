@@ -57,7 +57,7 @@ def check_labels(events: Events, name: str) -> None:
     if name not in events.names:
         raise missing(name, events, "the label, to learn from these rows")
     column = events.column(name)
-    if not _is_number(column.type):
+    if not _is_number(column.type) and not pa.types.is_null(column.type):
         raise wrong_type(name, column.type, "numbers")
     if column.null_count:
         row = int(np.flatnonzero(column.is_null().to_numpy(zero_copy_only=False))[0])

@@ -132,9 +132,7 @@ def expected_calibration_error(
     return float(np.abs(gap).sum() / weight.sum())
 
 
-def grouped_auc(
-    labels: ArrayLike, scores: ArrayLike, groups: ArrayLike, weights: ArrayLike | None = None
-) -> float:
+def grouped_auc(labels: ArrayLike, scores: ArrayLike, groups: ArrayLike, weights: ArrayLike | None = None) -> float:
     """Return the AUC within groups (users, requests), averaged by group weight; groups of one class are left out.
 
     Source:

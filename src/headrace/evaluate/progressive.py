@@ -200,9 +200,7 @@ class ProgressiveMetric:
                 "max_open": self.max_open}  # fmt: skip
 
 
-def _count(
-    tally: Tally, rows: npt.NDArray[np.bool_], labels: Floats, probabilities: Floats, weights: Floats
-) -> None:
+def _count(tally: Tally, rows: npt.NDArray[np.bool_], labels: Floats, probabilities: Floats, weights: Floats) -> None:
     if rows.any():
         tally.update(labels[rows], probabilities[rows], weights[rows])
 

@@ -83,7 +83,7 @@ def movielens(
 
 def world(
     *, requests: int = 20_000, candidates: int = 10, log: bool = False, dim: int = 9, lr: float = 0.05,
-    batch_rows: int = 256, publish_every: int = 1024, checkpoint_every: int = 20, window_s: float = 3600.0,
+    batch_rows: int = 256, publish_every: int = 1024, checkpoint_every: int = 20, window_s: float = 900.0,
     admit: int = 1, negative_rate: float = 1.0, repeat: bool = False, audit: bool = False, seed: int = 0,
 ) -> OnlineConfig:  # fmt: skip
     """A simulated feed whose truth is known: tastes drift, items are born and die, clicks come late.

@@ -81,3 +81,21 @@ def test_self_check_is_silent_on_equal_tables(monkeypatch) -> None:
 def test_cores_and_memory_are_positive() -> None:
     assert doctor.available_cores() >= 1
     assert doctor.memory_bytes() > 2**26
+
+
+def finding(name: str, state: str = "ok") -> doctor.Finding:
+    return doctor.Finding(name, state, "")
+
+
+def test_what_runs_says_which_log_the_demo_plays() -> None:
+    with_log = [finding("native table"), finding("data: movielens")]
+    assert doctor.what_runs(with_log)["headrace demo"] == "on the movielens log"
+    assert doctor.what_runs([*with_log, finding("data: trivago")])["headrace demo"] == "on the trivago log"
+    assert "simulated" in doctor.what_runs([finding("native table")])["headrace demo"]
+
+
+def test_what_runs_says_what_is_slow_and_what_is_lacking() -> None:
+    runs = doctor.what_runs([finding("data: trivago"), finding("kafka", "limited")])
+    assert "slowly" in runs["headrace demo"]
+    assert runs["headrace papers run … --size small"] == "lacks data: criteo, movielens"
+    assert runs["events from Kafka"].startswith("no")

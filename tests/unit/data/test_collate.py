@@ -2,6 +2,8 @@ import numpy as np
 import pyarrow as pa
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from headrace.data.collate import Collator, collate, with_predictions
 from headrace.data.features import (
@@ -318,3 +320,34 @@ def test_rows_whose_columns_change_type_are_refused():
 def test_a_collator_needs_a_positive_number_of_rows(count):
     with pytest.raises(ConfigError):
         Collator(ITEM, count)
+
+
+def slow_lists(rows, limit, keep_last):
+    """The specification of list features, row by row."""
+    found = []
+    for row in rows:
+        ids = [value if isinstance(value, int) else hash_text(value) for value in row or [] if value not in (None, "")]
+        found.append(ids if limit is None else (ids[-limit:] if keep_last else ids[:limit]))
+    return found
+
+
+WORD = st.none() | st.sampled_from(["", "a", "b", "ü", "long word"])
+WORDS = st.lists(st.none() | st.lists(WORD, max_size=6), max_size=8)
+NUMBERS = st.lists(st.none() | st.lists(st.none() | st.integers(-(2**63), 2**63 - 1), max_size=6), max_size=8)
+
+
+@settings(max_examples=60, deadline=None)
+@given(values=WORDS | NUMBERS, limit=st.integers(1, 4), skip=st.integers(0, 3))
+def test_lists_equal_their_specification(values, limit, skip):
+    kind = pa.list_(pa.int64() if any(isinstance(v, int) for row in values for v in row or []) else pa.string())
+    column = pa.array(values, kind).slice(skip)
+    rest = values[skip:]
+    assert lists(one(MultiIdFeature("x", 2), column)) == slow_lists(rest, None, False)
+    assert lists(one(SequenceFeature("x", 2, max_length=limit), column)) == slow_lists(rest, limit, True)
+
+
+@settings(max_examples=40, deadline=None)
+@given(values=st.lists(WORD, max_size=9), default=st.none() | st.sampled_from(["?", "a"]))
+def test_single_ids_equal_their_specification(values, default):
+    expected = [[hash_text(v)] if v is not None else ([] if default is None else [hash_text(default)]) for v in values]
+    assert lists(one(IdFeature("x", 2, default=default), pa.array(values, pa.string()))) == expected

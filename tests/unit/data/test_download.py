@@ -25,14 +25,14 @@ class Server:
         self.requests: list[tuple[str, str | None]] = []
         owner = self
 
-        class Handler(BaseHTTPRequestHandler):
+        class Answer(BaseHTTPRequestHandler):
             def do_GET(self) -> None:
                 owner.answer(self)
 
             def log_message(self, *_: object) -> None:
                 pass
 
-        self.http = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self.http = ThreadingHTTPServer(("127.0.0.1", 0), Answer)
         self.url = f"http://127.0.0.1:{self.http.server_port}"
         threading.Thread(target=self.http.serve_forever, args=(0.01,), daemon=True).start()
 

@@ -180,6 +180,10 @@ def test_asking_for_an_unknown_feature_names_the_nearest():
     assert "'title'" in str(caught.value)
 
 
+def test_the_columns_that_are_not_text_have_types_for_text_files():
+    assert FULL.text_types == {"price": "float64", "position": "int64"}
+
+
 def test_good_rows_pass():
     FULL.validate(rows())
     FULL.validate(rows(label=None, liked=None, weight=None, position=None), training=False)

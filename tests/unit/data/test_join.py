@@ -23,9 +23,7 @@ def impressions(times: list[int], *, key: str = "r", first: int = 0, **columns: 
 
 
 def action(item: str, time: int, *, key: str = "r", kind: str = "click", **columns: object) -> Events:
-    return Events.from_columns(
-        {"key": [key], "kind": [kind], "event_time": [time * SECOND], "item": [item]} | columns
-    )
+    return Events.from_columns({"key": [key], "kind": [kind], "event_time": [time * SECOND], "item": [item]} | columns)
 
 
 def heartbeat(time: int) -> Events:

@@ -18,10 +18,11 @@ from headrace.types import Events
 SECOND = 1_000_000
 
 
-def fill(log: EmbeddedLog, entries: int = 60, *, seed: int = 0, close: bool = True) -> None:
-    rng = np.random.default_rng(seed)
+def fill(log: EmbeddedLog, entries: int = 60, *, odd: int = -1, close: bool = True) -> None:
+    """Write entries of impressions and a click; the items of entry `odd` have other names."""
+    rng = np.random.default_rng(0)
     for number in range(entries):
-        shown = [f"i{item}" for item in range(4)]
+        shown = [f"{'j' if number == odd else 'i'}{item}" for item in range(4)]
         columns: dict[str, list[object]] = {
             "key": [f"r{number}"] * 4, "kind": ["impression"] * 4, "item": shown, "event_time": [number * SECOND] * 4,
         }  # fmt: skip
@@ -158,14 +159,26 @@ def test_examples_have_the_accepted_time_of_their_entry(events: EmbeddedLog, exa
     assert set(rows.column("accepted_time").to_pylist()) <= accepted
 
 
+@pytest.mark.parametrize("odd", [0, 20])
 def test_a_changed_event_log_is_found(
-    events: EmbeddedLog, examples: EmbeddedLog, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    events: EmbeddedLog, examples: EmbeddedLog, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, odd: int
 ) -> None:
     monkeypatch.setattr(module._JoinerProcess, "pause", lambda self: None)  # died before it kept a state
     join_log(events, "events", examples, "examples", fresh(), stop=after(1))
     other = EmbeddedLog(tmp_path / "other.db", durability="process")
-    fill(other, seed=1)
+    fill(other, odd=odd)
     with pytest.raises(JoinError, match="read again"):
+        join_log(other, "events", examples, "examples", fresh())
+
+
+def test_an_event_log_that_was_cut_is_found(
+    events: EmbeddedLog, examples: EmbeddedLog, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module._JoinerProcess, "pause", lambda self: None)
+    join_log(events, "events", examples, "examples", fresh(), stop=after(1))
+    other = EmbeddedLog(tmp_path / "other.db", durability="process")
+    fill(other, 10)
+    with pytest.raises(JoinError, match="up to entry 10"):
         join_log(other, "events", examples, "examples", fresh())
 
 

@@ -79,7 +79,7 @@ def test_positives_and_negatives_are_measured_apart() -> None:
 
 def test_what_was_published_before_the_start_is_not_measured() -> None:
     source = Kept()
-    source.publish(accepted_times=ago(5000))
+    source.publish(accepted_times=ago(500))
     follower = following(source)
     follower.step()
     assert follower.replica.version.number == 0

@@ -111,7 +111,7 @@ def test_the_fakes_make_a_whole_loop() -> None:
     loop = Loop(
         source=ListSource([requests(40)], pause_every=2), joiner=ListJoiner(), learner=learner,
         predictor=ConstantPredictor(0.25), feedback=AnswerEverything(), publisher=publisher, metric=CountingMetric(),
-        cadence=EveryExamples(10), checkpoint=checkpoint, batch_rows=10, read_rows=7,
+        cadence=EveryExamples(10), checkpoint=checkpoint, batch_rows=10, read_rows=7, closed=False,
     )  # fmt: skip
     report = run(loop)
     assert float(learner.total) == 40
