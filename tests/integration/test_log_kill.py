@@ -66,11 +66,13 @@ def test_after_kills_the_log_is_what_was_acknowledged(tmp_path: Path, durability
         reading, writing = os.pipe()
         child = born(lambda writing=writing: append_forever(path, durability, writing))
         os.close(writing)
-        assert killed(child, rng.uniform(0.02, 0.2))
         with os.fdopen(reading, "rb") as pipe:
-            answers = [number for (number,) in struct.iter_unpack("<q", pipe.read())]
+            told = pipe.read(8 * rng.randint(1, 8))  # however slow the machine is, something was acknowledged
+            assert killed(child, rng.uniform(0, 0.02))
+            told += pipe.read()
+        answers = [number for (number,) in struct.iter_unpack("<q", told)]
         assert answers == list(range(acknowledged + 1, acknowledged + 1 + len(answers)))
-        acknowledged = answers[-1] if answers else acknowledged
+        acknowledged = answers[-1]
         with EmbeddedLog(path) as log:
             entries = log.read("t", 0, limit=10**6, max_bytes=1 << 30)
             assert [entry.offset for entry in entries] == list(range(len(entries)))
@@ -78,9 +80,9 @@ def test_after_kills_the_log_is_what_was_acknowledged(tmp_path: Path, durability
             assert [entry.first_row for entry in entries] == np.cumsum([0, *(e.rows for e in entries)])[:-1].tolist()
             assert [entry.events.column("key")[0].as_py() for entry in entries] == [str(e.offset) for e in entries]
             assert log.committed("reader", "elsewhere", 0) == len(entries)
-            assert log.state("last") == (struct.pack("<q", len(entries) - 1) * 2000 if entries else None)
+            assert log.state("last") == struct.pack("<q", len(entries) - 1) * 2000
             acknowledged = len(entries) - 1
-    assert acknowledged > 50
+    assert acknowledged >= 12
 
 
 def events_of_a_day(path: Path) -> None:
@@ -116,11 +118,11 @@ def test_a_killed_joiner_writes_the_example_log_of_an_undisturbed_one(
     events_of_a_day(tmp_path / "events.db")
     join_slowly(tmp_path, "undisturbed")
     rng, kills = random.Random(11), 0
-    for attempt in range(200):
-        child = born(lambda: join_slowly(tmp_path, "killed"))
-        if not killed(child, rng.uniform(0.01, 0.05 + 0.002 * attempt)):
+    for _ in range(15):
+        if not killed(born(lambda: join_slowly(tmp_path, "killed")), rng.uniform(0.01, 0.08)):
             break
         kills += 1
+    join_slowly(tmp_path, "killed")
     assert EmbeddedLog(tmp_path / "killed.db").is_closed("examples")
     assert kills >= 3
     assert example_bytes(tmp_path / "killed.db") == example_bytes(tmp_path / "undisturbed.db")

@@ -36,7 +36,7 @@ def run(arguments: argparse.Namespace) -> int:
         report = evaluate_source(config, folder, LogSource(open_log(config, folder, EXAMPLES), EXAMPLES))
         report.notes.append("these rows were learned: the numbers say how well they fit, not how well they generalise")
     else:
-        report = evaluate_source(config, folder, request_file(arguments.input))
+        report = evaluate_source(config, folder, request_file(arguments.input, config.schema))
     if arguments.json:
         print_json(report.to_json())
     else:

@@ -27,7 +27,7 @@ def run(arguments: argparse.Namespace) -> int:
     """Run the verb."""
     config = build(find_recipe(arguments.recipe), arguments.settings)
     folder = run_folder(config, arguments.folder)
-    report = predict_file(config, folder, request_file(arguments.input), arguments.output)
+    report = predict_file(config, folder, request_file(arguments.input, config.schema), arguments.output)
     if arguments.json:
         print_json(report.to_json())
     else:

@@ -93,12 +93,27 @@ def print_report(report: Report, title: str) -> None:
     table.add_column("value", justify="right")
     table.add_column("unit")
     for name, figure in report.figures.items():
+        if not worth_showing(name):
+            continue
         value = f"{figure.value:,.0f}" if figure.value == int_or_nan(figure.value) else f"{figure.value:.4f}"
         table.add_row(name, value, figure.unit)
     console = Console()
     console.print(table)
     for note in report.notes:
         console.print(f"  · {note}")
+
+
+def worth_showing(name: str) -> bool:
+    """Return whether a figure belongs on a screen; `--json` has them all. Of baselines only the AUC does.
+
+    Example:
+        >>> [worth_showing(name) for name in ("auc", "window_ece", "position_only/auc", "position_only/ne")]
+        [True, False, True, False]
+    """
+    part, _, number = name.rpartition("/")
+    if part:
+        return number == "auc"
+    return not name.startswith("window_") or name in ("window_auc", "window_logged_auc")
 
 
 def int_or_nan(value: float) -> float:

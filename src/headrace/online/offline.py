@@ -9,8 +9,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 
-from headrace.data import Layout
+from headrace.data import Layout, Schema
 from headrace.data.collate import collate
+from headrace.data.formats import pieces
 from headrace.data.source import FileSource
 from headrace.errors import DataError, SourceEnded, VersionError
 from headrace.evaluate import ProgressiveMetric
@@ -44,23 +45,27 @@ def newest_predictor(config: OnlineConfig, folder: RunFolder) -> RankPredictor:
     return serving.predictor
 
 
-def request_file(path: Path) -> FileSource:
-    """Return a source over a file of request rows (`key`, `item` and the features; `event_time` µs if it has one)."""
+def request_file(path: Path, schema: Schema) -> FileSource:
+    """Return a source over a file of rows: `key`, `item`, the schema's columns, `event_time` (µs) if it has one.
+
+    Columns of text files are read as the schema means them.
+    """
     names = _column_names(path)
     if "key" not in names:
         raise DataError(f"File {path}", got=f"columns {names}", expected="a column 'key' that names each request")
     time = "event_time" if "event_time" in names else None
-    layout = Layout(time=time, time_unit="us", key=("key",), kind=None if "kind" in names else "impression")
+    wanted = {schema.label.name: "float64", **schema.text_types}
+    types = {name: kind for name, kind in wanted.items() if name in names}
+    kind = None if "kind" in names else "impression"
+    layout = Layout(time=time, time_unit="us", key=("key",), kind=kind, types=types)
     return FileSource(path, layout, order="file")
 
 
 def _column_names(path: Path) -> list[str]:
-    try:
-        first = FileSource(path, Layout(time=None, kind="impression"), order="file").read(1)
-    except SourceEnded as error:
-        raise DataError(f"File {path}", got="no rows", expected="at least one row") from error
-    assert first is not None
-    return first.names
+    FileSource(path)  # says so if there is no such file
+    for piece in pieces(path, Layout(time=None, kind="impression")):
+        return list(piece.batch.schema.names)
+    raise DataError(f"File {path}", got="no rows", expected="at least one row")
 
 
 def predict_file(config: OnlineConfig, folder: RunFolder, source: Source, output: Path) -> Report:

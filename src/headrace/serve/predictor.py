@@ -19,7 +19,8 @@ from headrace.objectives.sampling import SamplingCorrection, check_applied_once,
 from headrace.publish.replica import Replica
 from headrace.types import Batch, Change, Events, Version
 
-BLOCK_ROWS = 32
+BLOCK_ROWS = 64
+"""Costs a request of 25 rows a tenth more than 32, and one of 256 rows a third less."""
 Mask = npt.NDArray[np.bool_]
 
 

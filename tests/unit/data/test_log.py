@@ -163,9 +163,10 @@ def _append_from_a_process(path: str, name: str, count: int) -> None:
         log.append("t", rows(number, 1, writer=[name]))
 
 
+@pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
 def test_processes_write_together_without_a_gap_or_a_double(tmp_path: Path) -> None:
-    path, spawn = str(tmp_path / "log.db"), multiprocessing.get_context("spawn")
-    writers = [spawn.Process(target=_append_from_a_process, args=(path, f"w{n}", 40)) for n in range(3)]
+    path, fork = str(tmp_path / "log.db"), multiprocessing.get_context("fork")
+    writers = [fork.Process(target=_append_from_a_process, args=(path, f"w{n}", 40)) for n in range(3)]
     for writer in writers:
         writer.start()
     for writer in writers:

@@ -13,6 +13,7 @@ from headrace.errors import ConfigError, GapError, NumericError, SchemaError, Ve
 from headrace.objectives import SamplingCorrection
 from headrace.publish import Replica, merge
 from headrace.serve import RankPredictor
+from headrace.serve.predictor import BLOCK_ROWS
 from headrace.testing.checks import check_predictor
 from headrace.types import Change, Events, Version
 
@@ -30,7 +31,7 @@ def test_the_predictor_keeps_the_contract_and_rows_do_not_depend_on_each_other_t
     assert verdict.untried == ()
 
 
-@pytest.mark.parametrize("size", [1, 2, 3, 7, 16, 31, 32, 33, 64, 100])
+@pytest.mark.parametrize("size", [1, 2, 3, 7, 16, 33, 63, 64, 65, 100])
 def test_scores_do_not_depend_on_how_rows_are_cut(make_predictor, make_requests, make_change, size: int) -> None:
     predictor, requests = make_predictor(), make_requests(230, position=True)
     predictor.apply(make_change(0))
@@ -166,13 +167,13 @@ class Constant(torch.nn.Module):
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
 def test_scores_that_are_not_finite_are_not_given(make_requests, value: float) -> None:
-    predictor = RankPredictor(Constant(torch.full((32,), value)), Replica({}), Schema(features=(IdFeature("user", 2),)))
+    predictor = RankPredictor(Constant(torch.full((BLOCK_ROWS,), value)), Replica({}), Schema(features=(IdFeature("user", 2),)))
     predictor.apply(Change(version=Version(0)))
     with pytest.raises(NumericError, match="Version 0"):
         predictor.predict(make_requests(3))
 
 
-@pytest.mark.parametrize("value", [torch.zeros(32, 1), torch.zeros(3), {"logits": 1}])
+@pytest.mark.parametrize("value", [torch.zeros(BLOCK_ROWS, 1), torch.zeros(3), {"logits": 1}])
 def test_a_model_that_gives_something_else_than_logits_is_refused(make_requests, value: object) -> None:
     predictor = RankPredictor(Constant(value), Replica({}), Schema(features=(IdFeature("user", 2),)))
     predictor.apply(Change(version=Version(0)))
