@@ -80,3 +80,17 @@ def test_inspect_reads_the_run_folder(run_folder: Path, capsys: pytest.CaptureFi
 def test_a_misspelt_parameter_names_the_nearest(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["run", "headrace.online.demo:world", "reqests=3"]) == 2
     assert "'requests'" in capsys.readouterr().err
+
+
+def test_the_simulated_log_is_written_and_read_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from headrace.cli import demo
+    from headrace.data import FileSource, Layout
+
+    monkeypatch.setattr(demo, "choose", lambda data: ("headrace.online.demo:world", ["requests=200"], ""))
+    path = tmp_path / "world.parquet"
+    assert main(["demo", "--data", "world", "--write", str(path), "--json"]) == 0
+    rows = FileSource(path, Layout(time="event_time", time_unit="us", key=("key",)), order="file").read(10_000)
+    assert rows is not None
+    assert len(rows.of_kind("impression")) == 2000
+    assert len(rows.of_kind("click")) > 20
+    assert "propensity" in rows.names

@@ -28,6 +28,7 @@ from headrace.online import (
     Supervisor,
     build,
     close_events,
+    export_log,
     find_recipe,
     summarise,
 )
@@ -49,6 +50,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--seconds", type=float, default=100.0, help="how long the log is stretched or squeezed to")
     parser.add_argument("--forever", action="store_true", help="play the log again and again until Ctrl-C")
     parser.add_argument("--fresh", action="store_true", help="start anew even if an unfinished run is there")
+    parser.add_argument("--write", type=Path, metavar="FILE", help="only write the log to a Parquet file")
     parser.add_argument("--json", action="store_true", help="print the report as one JSON object; no live view")
 
 
@@ -175,9 +177,23 @@ def run_number(root: Path, *, fresh: bool) -> Path:
     raise AssertionError("unreachable")
 
 
+def _write(arguments: argparse.Namespace, console: Console) -> int:
+    recipe, settings, _ = choose(arguments.data)
+    if recipe.endswith(":world"):
+        settings = [*settings, "log=true"]
+    rows = export_log(build(find_recipe(recipe), settings), arguments.write)
+    if arguments.json:
+        print_json({"rows": rows, "file": str(arguments.write)})
+    else:
+        console.print(f"{rows:,} rows of {recipe} in {arguments.write}", highlight=False, soft_wrap=True)
+    return 0
+
+
 def run(arguments: argparse.Namespace) -> int:
     """Run the verb."""
     console = Console(stderr=True)
+    if arguments.write is not None:
+        return _write(arguments, console)
     root = run_number(arguments.folder, fresh=arguments.fresh)
     recipe, settings, reason = choose(arguments.data, forever=arguments.forever)
     recorded = root / "demo.json"

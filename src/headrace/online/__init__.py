@@ -3,6 +3,7 @@
 from headrace.online.build import Serving, open_learner, open_serving, open_tables
 from headrace.online.config import ModelBuilder, OnlineConfig, Player, TableSettings
 from headrace.online.embedded import Embedded
+from headrace.online.export import export_log
 from headrace.online.feed import Feeder, FeedProgress
 from headrace.online.layout import ROLES, RunFolder
 from headrace.online.offline import evaluate_source, newest_predictor, predict_file, request_file
@@ -29,6 +30,7 @@ __all__ = [
     "build",
     "close_events",
     "evaluate_source",
+    "export_log",
     "find_recipe",
     "newest_predictor",
     "open_learner",

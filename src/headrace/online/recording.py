@@ -34,6 +34,11 @@ class Recording:
         self._repeat, self._span_us, self._round = repeat, span_us, 0
         self._actions: Events | None = None
 
+    @property
+    def inner(self) -> Source:
+        """The source behind: impressions and actions mixed, in arrival order."""
+        return self._source
+
     def read(self, limit: int) -> Events | None:
         """Return the impressions among the next `limit` rows (possibly none); keeps the actions for `collect`."""
         try:
