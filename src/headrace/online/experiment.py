@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import cast
 
 import numpy as np
@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from headrace.config import require
 from headrace.data import Schema, collate
+from headrace.evaluate import auc
 from headrace.online.build import embedding, open_learner, open_tables, seeded_model
 from headrace.online.config import OnlineConfig
 from headrace.protocols import Cadence
@@ -164,20 +165,18 @@ class Moment:
     dense: Mapping[str, Tensor]
 
 
-@dataclass(slots=True)
+@dataclass(frozen=True, slots=True)
 class Stream:
-    """What a rehearsal measured on rows `start..stop`.
+    """What a rehearsal measured on the N rows that it streamed.
 
     Attributes:
-        scores: Arm name to probabilities (stop - start,), each made before the row was learned.
-        ages_s: Arm name to seconds of event time (stop - start,) between a row and the newest one that the version
-            which scored it had learned.
+        scores: Arm name to probabilities (N,), each made before the row was learned.
+        ages_s: Arm name to seconds of event time (N,) between a row and the newest one that the version which scored
+            it had learned.
     """
 
-    start: int
-    stop: int
-    scores: dict[str, Floats] = field(default_factory=dict)
-    ages_s: dict[str, Floats] = field(default_factory=dict)
+    scores: Mapping[str, Floats]
+    ages_s: Mapping[str, Floats]
 
 
 class Rehearsal:
@@ -217,10 +216,7 @@ class Rehearsal:
             table.restore(tables[name])
         self.learner.model.load_state_dict(dict(dense))
 
-    def stream(
-        self, log: ExampleLog, edges: Sequence[int], arms: Mapping[str, Arm],
-        after: Callable[[int], None] | None = None,
-    ) -> Stream:  # fmt: skip
+    def stream(self, log: ExampleLog, edges: Sequence[int], arms: Mapping[str, Arm]) -> Stream:
         """Stream the blocks between consecutive edges: every arm scores a block, then it is learned and published.
 
         All arms begin with the version that the learner has now. Only to be called once, and before `publish`.
@@ -229,7 +225,6 @@ class Rehearsal:
             log: The rows.
             edges: Ascending rows; block i is `edges[i]..edges[i+1]`.
             arms: Who serves, by name; fresh ones.
-            after: Called with the number of each block when it is done.
         """
         begin, newest = self.publish(), int(log.times[: edges[0]].max(initial=0))
         for arm in arms.values():
@@ -237,7 +232,7 @@ class Rehearsal:
             arm.served_until = newest
         parts: dict[str, list[Floats]] = {name: [] for name in arms}
         ages: dict[str, list[Floats]] = {name: [] for name in arms}
-        for number, (first, last) in enumerate(itertools.pairwise(edges)):
+        for first, last in itertools.pairwise(edges):
             for name, arm in arms.items():
                 parts[name].append(arm.score((log.learned if arm.logged else log.served).slice(first, last)))
                 ages[name].append(((log.times[first:last] - arm.served_until) / 1e6).astype(np.float32))
@@ -245,9 +240,7 @@ class Rehearsal:
             change = self.publish()
             for arm in arms.values():
                 arm.take(change, log.learned.slice(first, last))
-            if after is not None:
-                after(number)
-        return Stream(edges[0], edges[-1], {name: np.concatenate(part) for name, part in parts.items()},
+        return Stream({name: np.concatenate(part) for name, part in parts.items()},
                       {name: np.concatenate(age) for name, age in ages.items()})  # fmt: skip
 
 
@@ -271,6 +264,18 @@ def score(model: nn.Module, batch: Batch) -> Floats:
         parts = [torch.sigmoid(model(piece)) for piece in batch.split(SCORE_ROWS)]
     model.train(training)
     return np.asarray(torch.cat(parts).numpy(), dtype=np.float32)
+
+
+def shuffled_requests(events: Events, *, seed: int) -> Events:
+    """Return the requests of a log in a random order, the rows of each still together and in their order."""
+    _, request = np.unique(events.column("key").dictionary_encode().indices.to_numpy(), return_inverse=True)
+    place = np.random.default_rng(seed).permutation(int(request.max()) + 1)[request]
+    return events.take(np.argsort(place, kind="stable"))
+
+
+def block_gains(labels: Floats, one: Floats, other: Floats, cuts: Sequence[int]) -> list[float]:
+    """Return the AUC of scores `one` minus that of `other` in each block of rows between two cuts."""
+    return [auc(labels[a:b], one[a:b]) - auc(labels[a:b], other[a:b]) for a, b in itertools.pairwise(cuts)]
 
 
 def shard_of(ids: Integers, shards: int) -> Integers:

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from headrace.config import require
 from headrace.data.collate import collate
-from headrace.data.features import DenseFeature, Feature, IdFeature, Schema
+from headrace.data.features import CrossFeature, DenseFeature, Feature, IdFeature, Schema
 from headrace.errors import NumericError, VersionError
 from headrace.objectives.sampling import SamplingCorrection, check_applied_once, correct_probability
 from headrace.publish.replica import Replica
@@ -56,7 +56,7 @@ class RankPredictor:
         correct_probability(0.5, negative_rate)  # refuses a rate that is none
         self.model, self.replica, self.schema = model.eval(), replica, schema
         self.negative_rate, self.block_rows = negative_rate, block_rows
-        self._served = [feature for feature in schema.features if _real(feature) != feature]
+        self._served = [feature for feature in schema.features if _as_logged(feature) != feature]
         self._schemas: dict[tuple[str, ...], Schema] = {}
         replica.add_check(self._check_spec)
 
@@ -79,12 +79,13 @@ class RankPredictor:
 
         Cost: readers do not wait for each other; they wait while a version is put in place.
         """
-        served = self._blocks(requests, self.schema)
-        logged_schema, real = self._logged(requests)
-        logged = self._blocks(requests, logged_schema) if logged_schema is not None else []
+        padded = self._padded(requests)
+        served = collate(padded, self.schema, serving=True)
+        real_schema, real = self._real(requests)
+        logged = None if real_schema is None else self._with_real(served, padded, real_schema)
         with self.replica.reading() as version, torch.no_grad():
             scores = self._scores(served, len(requests), version)
-            logged_scores = self._scores(logged, len(requests), version) if logged else None
+            logged_scores = None if logged is None else self._scores(logged, len(requests), version)
         rows = len(requests)
         columns: dict[str, pa.Array] = {
             "key": requests.column("key"), "kind": pa.array(["prediction"] * rows, pa.string()),
@@ -98,18 +99,20 @@ class RankPredictor:
             columns["score_logged"] = pa.array(logged_scores, pa.float32(), mask=~real)
         return Events.from_columns(columns)
 
-    def _blocks(self, requests: Events, schema: Schema) -> list[Batch]:
+    def _padded(self, requests: Events) -> Events:
+        """Return the rows with the last one repeated until all blocks are full."""
         rows = len(requests)
-        if not rows:
-            schema.validate(requests, training=False)
-            return []
         padded = -(-rows // self.block_rows) * self.block_rows
         if padded != rows:
             requests = requests.take(np.minimum(np.arange(padded), rows - 1))
-        return list(collate(requests, schema, serving=True).split(self.block_rows))
+        # Scores do not depend on example ids, and these spare one hash per row.
+        return requests.with_columns({"example_id": pa.array(np.zeros(padded, np.int64), pa.int64())})
 
-    def _scores(self, blocks: Sequence[Batch], rows: int, version: Version) -> npt.NDArray[np.float32]:
-        logits = torch.cat([self._forward(block) for block in blocks] or [torch.zeros(0)])[:rows]
+    def _scores(self, batch: Batch, rows: int, version: Version) -> npt.NDArray[np.float32]:
+        logits = [self._forward(block) for block in batch.split(self.block_rows)] or [torch.zeros(0)]
+        return self._probabilities(torch.cat(logits)[:rows], version)
+
+    def _probabilities(self, logits: Tensor, version: Version) -> npt.NDArray[np.float32]:
         if not bool(torch.isfinite(logits).all()):
             raise NumericError(f"Version {version.number}", got="a score that is NaN or infinite",
                                expected="finite scores", do="Look at the learner, or at a huge input.")  # fmt: skip
@@ -124,8 +127,8 @@ class RankPredictor:
             raise VersionError("Model output", got=got, expected=f"logits of shape ({len(block)},)")
         return logits.detach().cpu()
 
-    def _logged(self, requests: Events) -> tuple[Schema | None, Mask]:
-        """Return the schema that reads the real values of served features, and which rows have them (B,)."""
+    def _real(self, requests: Events) -> tuple[Schema | None, Mask]:
+        """Return a schema of the features whose real value is known, and which rows have it (B,)."""
         names = set(requests.names)
         present = [feature for feature in self._served if set(feature.columns) <= names]
         real = np.ones(len(requests), dtype=np.bool_)
@@ -135,9 +138,16 @@ class RankPredictor:
             return None, real
         key = tuple(feature.name for feature in present)
         if key not in self._schemas:
-            features = tuple(_real(f) if f in present else f for f in self.schema.features)
-            self._schemas[key] = replace(self.schema, features=features)
+            self._schemas[key] = Schema(features=_touched(self.schema, key), item=self.schema.item)
         return self._schemas[key], real
+
+    def _with_real(self, served: Batch, rows: Events, schema: Schema) -> Batch:
+        """Return the served batch with the real values of `schema`'s features in place of those that are served."""
+        real, dense = collate(rows, schema, serving=True), served.dense
+        if schema.dense_names:
+            dense = dense.clone()
+            dense[:, [self.schema.dense_names.index(name) for name in schema.dense_names]] = real.dense
+        return replace(served, ids={**served.ids, **real.ids}, dense=dense)
 
     def _check_spec(self, change: Change) -> None:
         """Refuse versions that were learned under another schema, or whose sampling is corrected twice or never."""
@@ -151,6 +161,13 @@ class RankPredictor:
             check_applied_once(SamplingCorrection.from_spec(sampling), self.negative_rate)
 
 
-def _real(feature: Feature) -> Feature:
+def _touched(schema: Schema, real: Sequence[str]) -> tuple[Feature, ...]:
+    """Return the features that change when those in `real` are read as logged: they, crosses of them, and parts."""
+    crosses = [f for f in schema.features if isinstance(f, CrossFeature) and set(f.of) & set(real)]
+    wanted = {*real, *(cross.name for cross in crosses), *(name for cross in crosses for name in cross.of)}
+    return tuple(_as_logged(f) if f.name in real else f for f in schema.features if f.name in wanted)
+
+
+def _as_logged(feature: Feature) -> Feature:
     """Return the feature as the log has it, without a value to be served at."""
     return replace(feature, serve_as=None) if isinstance(feature, (IdFeature, DenseFeature)) else feature

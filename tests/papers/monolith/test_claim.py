@@ -130,22 +130,6 @@ def test_hashing_is_the_md5_of_the_id() -> None:
     assert hashed.column("item").to_pylist() == [int("cc15cffe04b1b3f72e0f50e4ba28a09c", 16) % 1_000_000]
 
 
-def test_shuffling_moves_requests_whole() -> None:
-    events = recipe.planted_log(rows=300, hours=1.0, seed=0)
-    events = events.with_columns({"key": _keys(row // 3 for row in range(300))})
-    mixed = claim._shuffled(events)
-    keys = mixed.column("key").to_pylist()
-    assert keys != events.column("key").to_pylist()
-    assert sorted(mixed.times) == sorted(events.times)
-    assert all(keys[at] == keys[at + 1] == keys[at + 2] for at in range(0, 300, 3))
-
-
-def _keys(numbers):
-    import pyarrow as pa
-
-    return pa.array([f"k{number}" for number in numbers])
-
-
 def test_what_is_left_of_colliding_ids() -> None:
     assert claim._collided(162_541, 149_970) == "149,970 (7.73 % lost)"
     assert claim._collided(5, 5) == "5"

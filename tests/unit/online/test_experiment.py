@@ -16,8 +16,10 @@ from headrace.online.experiment import (
     EveryBlocks,
     ExampleLog,
     Rehearsal,
+    block_gains,
     score,
     shard_of,
+    shuffled_requests,
     steps,
     with_lost_shards,
 )
@@ -171,6 +173,22 @@ def test_scoring_leaves_no_trace() -> None:
     score(rehearsal.learner.model, rows.served)
     for name, table in rehearsal.learner.collection.tables.items():
         assert all(_equal(value, before[name][key]) for key, value in table.state().items())
+
+
+def test_shuffling_moves_requests_whole() -> None:
+    before = events(request_rows=3)
+    after = shuffled_requests(before, seed=0)
+    keys = after.column("key").to_pylist()
+    assert keys != before.column("key").to_pylist()
+    assert sorted(after.times) == sorted(before.times)
+    assert all(keys[at] == keys[at + 1] == keys[at + 2] for at in range(0, 600, 3))
+    assert all(after.times[at] + 2 * 1_000_000 == after.times[at + 2] for at in range(0, 600, 3))
+
+
+def test_gains_are_taken_block_by_block() -> None:
+    labels = np.array([0, 1, 0, 1], np.float32)
+    right, wrong = np.array([0.1, 0.9, 0.1, 0.9], np.float32), np.array([0.1, 0.9, 0.9, 0.1], np.float32)
+    assert block_gains(labels, right, wrong, [0, 2, 4]) == [0.0, 1.0]
 
 
 def test_blocks_are_counted() -> None:

@@ -8,14 +8,15 @@ import pyarrow as pa
 import pytest
 import torch
 
-from headrace.data.features import IdFeature, Schema
+from headrace.data.collate import collate
+from headrace.data.features import CrossFeature, DenseFeature, IdFeature, Schema
 from headrace.errors import ConfigError, GapError, NumericError, SchemaError, VersionError
 from headrace.objectives import SamplingCorrection
 from headrace.publish import Replica, merge
 from headrace.serve import RankPredictor
 from headrace.serve.predictor import BLOCK_ROWS
 from headrace.testing.checks import check_predictor
-from headrace.types import Change, Events, Version
+from headrace.types import Batch, Change, Events, Version
 
 
 def scores(events: Events, name: str = "score") -> np.ndarray:
@@ -110,6 +111,42 @@ def test_serving_corrects_for_sampling_once(make_predictor, make_requests, make_
     assert np.allclose(q, p * 0.1 / (p * 0.1 + 1 - p), rtol=1e-5)
 
 
+class Recorder(torch.nn.Module):
+    """Gives zeros, and keeps what it was asked."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.batches: list[Batch] = []
+
+    def forward(self, batch: Batch) -> torch.Tensor:
+        self.batches.append(batch)
+        return torch.zeros(len(batch))
+
+
+def test_the_logged_score_reads_all_that_depends_on_the_real_values(make_requests) -> None:
+    """Served ids and numbers, and crosses of them; everything else is as it is served."""
+    schema = Schema(features=(
+        IdFeature("user", 2), IdFeature("position", 2, serve_as=1), CrossFeature("both", 2, of=("position", "user")),
+        CrossFeature("home", 2, of=("user", "city")), IdFeature("city", 2, serve_as=5), DenseFeature("price"),
+        DenseFeature("place", column="position", transform="log1p", serve_as=1.0),
+    ))  # fmt: skip
+    raw = replace(schema, features=tuple(
+        replace(f, serve_as=None) if isinstance(f, (IdFeature, DenseFeature)) else f for f in schema.features
+    ))  # fmt: skip
+    model, requests = Recorder(), make_requests(20, position=True)
+    predictor = RankPredictor(model, Replica({}), schema, block_rows=20)
+    predictor.apply(Change(version=Version(0)))
+    predictor.predict(requests)
+    served, logged = model.batches
+    wanted = [collate(requests, one, serving=True) for one in (schema, raw)]
+    for got, expected in zip((served, logged), wanted, strict=True):
+        assert torch.equal(got.dense, expected.dense)
+        assert {name: ids.values.tolist() for name, ids in got.ids.items()} == {
+            name: ids.values.tolist() for name, ids in expected.ids.items()
+        }
+    assert not torch.equal(served.dense, logged.dense)
+
+
 @pytest.mark.parametrize(("trained", "rate"), [("training", 0.1), ("serving", 1.0), ("serving", 0.2)])
 def test_a_version_whose_sampling_is_corrected_twice_or_never_is_refused(
     make_predictor, make_change, trained, rate: float
@@ -167,7 +204,8 @@ class Constant(torch.nn.Module):
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
 def test_scores_that_are_not_finite_are_not_given(make_requests, value: float) -> None:
-    predictor = RankPredictor(Constant(torch.full((BLOCK_ROWS,), value)), Replica({}), Schema(features=(IdFeature("user", 2),)))
+    model, schema = Constant(torch.full((BLOCK_ROWS,), value)), Schema(features=(IdFeature("user", 2),))
+    predictor = RankPredictor(model, Replica({}), schema)
     predictor.apply(Change(version=Version(0)))
     with pytest.raises(NumericError, match="Version 0"):
         predictor.predict(make_requests(3))

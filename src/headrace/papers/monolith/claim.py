@@ -9,7 +9,7 @@ from __future__ import annotations
 import itertools
 import logging
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from hashlib import md5
@@ -19,7 +19,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import torch
 
-from headrace.config import known_name
+from headrace.config import known_name, tree
 from headrace.data.datasets import criteo as criteo_data
 from headrace.data.datasets import trivago as trivago_data
 from headrace.data.files import sha256
@@ -27,7 +27,15 @@ from headrace.evaluate import ClaimRecord, ClaimTable, Goal, auc, mean_over_bloc
 from headrace.evaluate.claims import render_tables
 from headrace.loop import EveryEventTime, Never
 from headrace.online.config import OnlineConfig
-from headrace.online.experiment import Arm, EveryBlocks, ExampleLog, Floats, Rehearsal, with_lost_shards
+from headrace.online.experiment import (
+    Arm,
+    EveryBlocks,
+    ExampleLog,
+    Rehearsal,
+    block_gains,
+    shuffled_requests,
+    with_lost_shards,
+)
 from headrace.papers.monolith.recipe import criteo, examples, movielens, planted, planted_log, ratings, trivago
 from headrace.publish.change import encode
 from headrace.types import Events
@@ -39,7 +47,7 @@ FEW_SEEDS = SEEDS[:3]
 """For R2, the dearest part."""
 CRITEO_ROWS = 80_000
 SHARDS = (10, 50, 100)
-LOGGED = "trivago, logged position"
+LOGGED = ", logged position"
 """Scored with the position that each hotel had, which a server could not know, and not with the reference value."""
 MODULI = (1_000, 3_000, 10_000, 30_000, 100_000)
 PASSES = 2
@@ -53,31 +61,30 @@ SYNC_ROWS = 128
 
 NOTES = {
     "R1": (
-        "5 seeds. Spread: sd of the paired difference over seed x shard blocks. The two AUCs are over all shards.",
+        f"{len(SEEDS)} seeds. Spread: sd of the paired difference over seed x shard blocks. AUCs: over all shards.",
         "Shuffled: the same rows in random order; there, learning on can only gain from having seen more.",
         "Paper (Criteo, 7 days, 45.8 M rows), in AUC: +0.0024 at N = 10, +0.0034 at 50, +0.0037 at 100.",
     ),
     "R2": (
-        "3 seeds. Cost: AUC without collisions minus AUC with them (95 %). AUC, pass 1 and pass 2: a random fifth of",
-        "the ratings held out. Folds: the published folds.",
+        f"{len(FEW_SEEDS)} seeds. Cost: AUC without collisions minus AUC with them (95 %). AUC, pass 1, pass 2: a",
+        "random fifth of the ratings held out. Folds: the published folds.",
         "Paper, Table 1 (MovieLens-25M, one hash): users 162,541 to 149,970 (7.73 % lost), movies 59,047 to 57,361",
         "(2.86 % lost). Figure 7: collisionless above hashed after each of 10 passes; the values are not tabulated.",
     ),
     "R3": (
-        "5 seeds. Measured on the quarter after the loss, before anything is learned again.",
+        f"{len(SEEDS)} seeds. Measured on the quarter after the loss, before anything is learned again.",
         "Paper: 1000 servers that fail with 0.01 % a day lose a day's updates of 15,000 of 15 M users every ten days;",
         "with daily snapshots it saw nearly no loss. It gives no AUC.",
     ),
     "R4": (
-        "5 seeds. Rows, kB: of one version on average, with the whole dense part, as encoded for the log of changes.",
+        f"{len(SEEDS)} seeds. Rows, kB: of one version on average, with the whole dense part, as encoded for the log.",
         "Age (minutes): event time from the newest example in a version to a row that it scores.",
         "AUC served: position at its reference value; logged: as it was, and so the difference.",
         "Paper: rows every minute, dense part daily; 100,000 rows a minute of 1,024 floats are 400 MB a minute.",
     ),
 }
 
-Recipe = Callable[..., OnlineConfig]
-Values = npt.NDArray[np.float64]
+Paired = tuple[tuple[float, float], npt.NDArray[np.float64]]
 
 
 def run(size: str) -> dict[str, object]:
@@ -87,8 +94,8 @@ def run(size: str) -> dict[str, object]:
         ConfigError: For a size that this paper does not have.
         DataError: If a data file is missing; names it.
     """
-    sizes: dict[str, Callable[[ClaimRecord], dict[str, object]]] = {"toy": toy, "small": small}
-    known_name("size", size, list(sizes))
+    sizes = {"toy": toy, "small": small}
+    known_name("size", size, sizes)
     record, wall, processor, threads = ClaimRecord(), time.monotonic(), time.process_time(), torch.get_num_threads()
     torch.set_num_threads(1)  # one order of summation: the same numbers whatever the number of cores
     try:
@@ -143,7 +150,7 @@ def toy(record: ClaimRecord) -> dict[str, object]:
 def small(record: ClaimRecord) -> dict[str, object]:
     """R1 to R4 on real data."""
     recorded = {"criteo": criteo_data.load(rows=CRITEO_ROWS), "trivago": trivago_data.load()}
-    logs, rated = {name: examples(log) for name, log in recorded.items()}, ratings()
+    logs, (rated, path) = {name: examples(log) for name, log in recorded.items()}, ratings()
     online_against_frozen(record, logs)
     collisions(record, rated)
     lost_servers(record, logs["criteo"])
@@ -151,7 +158,10 @@ def small(record: ClaimRecord) -> dict[str, object]:
     return {
         "seeds": list(SEEDS), "seeds_r2": list(FEW_SEEDS),
         "rows": {name: len(events) for name, events in (*logs.items(), ("movielens", rated))},
-        "files": {name: sha256(log.path) for name, log in recorded.items()},
+        "files": {name: sha256(log.path) for name, log in recorded.items()} | {"movielens": sha256(path)},
+        "recipes": {config.name: {"rule": tree(config.tables.rule), "tables": config.schema.tables,
+                                  "batch_rows": config.batch_rows, "dense_lr": config.dense_lr}
+                    for config in (criteo(), trivago(), movielens())},
         "shards": list(SHARDS), "moduli": list(MODULI), "passes": PASSES, "servers": SERVERS,
         "intervals_s": dict(INTERVALS_S), "sync_rows": SYNC_ROWS,
     }  # fmt: skip
@@ -165,10 +175,13 @@ def online_against_frozen(record: ClaimRecord, logs: Mapping[str, Events]) -> No
     cells: list[tuple[str, ...]] = []
     reached: list[float] = []
     for name, recipe in (("criteo", criteo), ("trivago", trivago)):
-        measured = _algorithm_1(recipe, logs[name], {name: False, **({LOGGED: True} if name == "trivago" else {})})
+        cases = [(name, recipe, logs[name]), (f"{name}, shuffled", recipe, shuffled_requests(logs[name], seed=0))]
         if name == "trivago":
-            measured |= _algorithm_1(partial(trivago, history=True), logs[name], {"trivago, history features": False})
-        measured |= _algorithm_1(recipe, _shuffled(logs[name]), {f"{name}, shuffled": False})
+            cases.append(("trivago, history features", partial(trivago, history=True), logs[name]))
+        measured: dict[tuple[str, int], Paired] = {}
+        for case, builder, events in cases:
+            views = {case: False, case + LOGGED: True} if name == "trivago" else {case: False}
+            measured |= _algorithm_1(builder, events, views)
         for (view, shards), (levels, blocks) in measured.items():
             found = mean_over_blocks(blocks)
             cells.append((view, str(shards), *(f"{level:.4f}" for level in levels), found.text(),
@@ -187,8 +200,8 @@ def online_against_frozen(record: ClaimRecord, logs: Mapping[str, Events]) -> No
 
 
 def _algorithm_1(
-    recipe: Recipe, events: Events, views: Mapping[str, bool]
-) -> dict[tuple[str, int], tuple[tuple[float, float], Values]]:
+    recipe: Callable[..., OnlineConfig], events: Events, views: Mapping[str, bool]
+) -> dict[tuple[str, int], Paired]:
     """Return, per (view, N): the mean AUC online and frozen, and the paired differences (seeds, N)."""
     log = ExampleLog.from_events(events, recipe().schema)
     start = int(log.starts[len(log) * 5 // 7])
@@ -207,16 +220,9 @@ def _algorithm_1(
             online, frozen = stream.scores[f"{view}/{n}"], stream.scores[f"{view}/0"]
             cuts = [edge - start for edge in edges[:: SHARDS[-1] // n]]
             levels.setdefault((view, n), []).append((auc(labels, online), auc(labels, frozen)))
-            blocks.setdefault((view, n), []).append(_block_gains(labels, online, frozen, cuts))
+            blocks.setdefault((view, n), []).append(block_gains(labels, online, frozen, cuts))
         _log.info("R1 %s, seed %d: %s", config.name, seed, {key: value[-1] for key, value in levels.items()})
     return {key: (tuple(np.mean(levels[key], axis=0)), np.asarray(found)) for key, found in blocks.items()}
-
-
-def _shuffled(events: Events) -> Events:
-    """Return the requests of a log in a random order, the rows of each still together."""
-    _, request = np.unique(events.column("key").dictionary_encode().indices.to_numpy(), return_inverse=True)
-    place = np.random.default_rng(0).permutation(request.max() + 1)[request]
-    return events.take(np.argsort(place, kind="stable"))
 
 
 # R2: what collisions cost --------------------------------------------------------------------------------------------
@@ -352,7 +358,7 @@ def sync_budget(record: ClaimRecord, events: Events) -> None:
         for (name, logged), arm in arms.items():
             scores, never = stream.scores[f"{name} {logged}"], stream.scores[f"never {logged}"]
             found[name].levels[logged].append(auc(labels, scores))
-            found[name].gains[logged].append(_block_gains(labels, scores, never, cuts))
+            found[name].gains[logged].append(block_gains(labels, scores, never, cuts))
             if arm.bytes:
                 ages = np.percentile(stream.ages_s[f"{name} {logged}"], (50, 99)) / 60
                 mean_rows, mean_bytes = float(np.mean(arm.rows)), float(np.mean(arm.bytes))
@@ -384,11 +390,6 @@ def _report_sync(record: ClaimRecord, found: Mapping[str, _Synced]) -> None:
         ("interval", "versions", "rows", "kB", "kB full", "share", "age p50/p99", "AUC served", "logged",
          "minus never (95 %)"), tuple(cells), NOTES["R4"],
     ))  # fmt: skip
-
-
-def _block_gains(labels: Floats, one: Floats, other: Floats, cuts: Sequence[int]) -> list[float]:
-    """Return the AUC of `one` minus that of `other` in each block between two cuts."""
-    return [auc(labels[a:b], one[a:b]) - auc(labels[a:b], other[a:b]) for a, b in itertools.pairwise(cuts)]
 
 
 def _every(seconds: int | None) -> EveryEventTime | Never:

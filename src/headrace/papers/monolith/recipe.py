@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pyarrow as pa
 from torch import nn
@@ -87,8 +89,8 @@ def examples(log: RecordedLog) -> Events:
     return rows
 
 
-def ratings() -> Events:
-    """Return the MovieLens-1M ratings as labelled rows with a column `fold` (1 to 5), in the order of the file.
+def ratings() -> tuple[Events, Path]:
+    """Return the MovieLens-1M ratings as labelled rows with a column `fold` (1 to 5), and the file they are from.
 
     Raises:
         DataError: If there is no such file; names those looked for.
@@ -99,10 +101,11 @@ def ratings() -> Events:
     raw = read_table(path, movielens_data.layout(path))
     user, item = (raw[name].combine_chunks() for name in movielens_data.layout(path).key)
     folds = raw["fold"].cast(pa.int64()).to_numpy() if "fold" in raw.column_names else np.arange(len(raw)) % 5 + 1
-    return Events.from_columns({
+    rows = Events.from_columns({
         "key": user, "kind": ["example"] * len(raw), "event_time": np.zeros(len(raw), np.int64), "user_id": user,
         "item": item, "fold": folds, "label": (raw["rating"].to_numpy() >= 3.5).astype(np.float32),
     })  # fmt: skip
+    return rows, path
 
 
 def _ranker(name: str, schema: Schema, rule: RowRule, batch_rows: int, seed: int) -> OnlineConfig:
