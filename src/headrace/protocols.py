@@ -60,8 +60,10 @@ class Feedback(Protocol):
 
 @runtime_checkable
 class Joiner(Resumable, Protocol):
-    """Events to examples, in event time. Repeating an `add` with the same rows adds nothing, except for a joiner over
-    rows that are examples already, which its source gives once.
+    """Events to examples, in event time.
+
+    Repeating an `add` with the same rows adds nothing, except for a joiner over rows that are examples already, which
+    its source gives once.
     """
 
     def add(self, requests: Events, predictions: Events | None, answers: Events | None) -> Batch | None:
@@ -105,7 +107,7 @@ class Table(Resumable, Protocol):
         ...
 
     def evict(self, before: int) -> int:
-        """Remove every row, and forget every count, last touched before event time `before` (µs); return rows removed."""
+        """Remove every row, and forget every count, last touched before time `before` (µs); return rows removed."""
         ...
 
 

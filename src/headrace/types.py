@@ -267,8 +267,8 @@ class Change:
 
 def _digest_tensor(digest: hashlib._Hash, name: str, tensor: Tensor) -> None:
     digest.update(f"{name}:{tensor.dtype}:{tuple(tensor.shape)};".encode())
-    array = tensor.detach().cpu().contiguous()
-    digest.update((array.view(torch.uint8) if array.numel() and array.dim() else array).numpy().tobytes())
+    if tensor.numel():  # as bytes, because NumPy has no bfloat16
+        digest.update(tensor.detach().cpu().reshape(-1).clone().view(torch.uint8).numpy().tobytes())
 
 
 @dataclass(frozen=True, slots=True)

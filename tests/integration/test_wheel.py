@@ -53,9 +53,13 @@ def run_installed(wheel: Path, folder: Path, code: str) -> subprocess.CompletedP
     """Run code against nothing but what the wheel holds, away from the checkout."""
     with zipfile.ZipFile(wheel) as archive:
         archive.extractall(folder / "installed")
-    # -P: not the current folder; the path of the wheel comes first, so an editable installation does not answer
+    # -P: not the current folder. The checkout may be installed editably, with a finder that comes before every path.
     environment = {**os.environ, "PYTHONPATH": str(folder / "installed")}
-    prelude = "import sys, headrace; assert headrace.__file__.startswith(sys.argv[1]), headrace.__file__\n"
+    prelude = (
+        "import sys\n"
+        "sys.meta_path[:] = [finder for finder in sys.meta_path if 'ScikitBuild' not in type(finder).__name__]\n"
+        "import headrace; assert headrace.__file__.startswith(sys.argv[1]), headrace.__file__\n"
+    )
     command = [sys.executable, "-P", "-c", prelude + code, str(folder / "installed")]
     return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=120)
 

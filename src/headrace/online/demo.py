@@ -65,7 +65,8 @@ def trivago(
             admission=AdmitCount(admit) if admit > 1 else AdmitAll(),
         ),
         dense_lr=dense_lr, batch_rows=batch_rows, publish_every=publish_every, metric_window_s=3600.0,
-        baselines=True, position=trivago_data.POSITION, audit=audit, seed=seed, data_files=(log.path,), notes=(*log.notes, WITHOUT_POSITION),
+        baselines=True, position=trivago_data.POSITION, audit=audit, seed=seed, data_files=(log.path,),
+        notes=(*log.notes, WITHOUT_POSITION),
     )  # fmt: skip
 
 
