@@ -26,7 +26,7 @@ ifeq ($(origin HEADRACE_DATA),undefined)
 endif
 
 help:
-	@sed -n 's/^# //p' Makefile | head -8
+	@sed -n 's/^# //p' Makefile | head -7
 
 venv:
 	@scripts/environment.sh packages

@@ -9,11 +9,12 @@ from __future__ import annotations
 import argparse
 import json
 import sqlite3
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
 from rich.markup import escape
+from rich.padding import Padding
 from rich.table import Table
 
 from headrace.cli.inspect_files import checkpoint, kind_of, log_topics, read_change, read_json, read_table
@@ -24,6 +25,8 @@ from headrace.errors import ConfigError, DataError, HeadraceError
 NAME = "inspect"
 HELP = "look into a run folder, checkpoint, log, change, snapshot or run record; diff two run records"
 RECORD = "run.json"
+SHOWN_DEPTH, SHOWN_LINES, SHOWN_ITEMS, SHOWN_LETTERS = 3, 60, 8, 50
+TIMES = ("event_time", "accepted_time", "watermark", "newest", "oldest_pending")
 Facts = dict[str, object]
 
 
@@ -164,36 +167,84 @@ def _diff(first: Path, second: Path, as_json: bool) -> int:
 # ---------------------------------------------------------------------------------------------------------- print
 
 
-def _print(facts: Mapping[str, object], indent: int = 0) -> None:
-    out, left = console(), "  " * indent
-    out.print(f"{left}[bold]{escape(str(facts['path']))}[/bold]  {facts['kind']}")
+def _print(facts: Mapping[str, object], inside: str = "") -> None:
+    """Print what was found at a path; the parts of a folder briefly, because each can be looked into by itself."""
+    path, left = str(facts["path"]), "  " if inside else ""
+    shown = path.removeprefix(inside).lstrip("/") if inside else path
+    console().print(f"{left}[bold]{escape(shown)}[/bold]  {facts['kind']}")
     for name, value in facts.items():
         if name not in {"path", "kind", "parts"}:
-            _print_value(name, value, left + "  ")
+            _print_value(name, value, left + "  ", brief=bool(inside))
     parts = facts.get("parts", [])
     assert isinstance(parts, list)
     for part in parts:
-        _print(part, indent + 1)
+        _print(part, inside or path)
 
 
-def _print_value(name: str, value: object, left: str) -> None:
+def _print_value(name: str, value: object, left: str, *, brief: bool) -> None:
     out = console()
     if name == "damaged":
         out.print(f"{left}[red]damaged[/red]: {escape(str(value))}")
+    elif name == "status" and isinstance(value, Mapping):
+        for role, facts in value.items():
+            _print_status(str(role), facts, left)
+    elif isinstance(value, Mapping) and brief:
+        items = [(key, item) for key, item in value.items() if not isinstance(item, (Mapping, list)) or item]
+        text = ", ".join(f"{key} {_cut(_text(key, shallow(item, 0)))}" for key, item in items[:SHOWN_ITEMS])
+        out.print(f"{left}{name}: {escape(text)}{', …' if len(items) > SHOWN_ITEMS else ''}")
     elif isinstance(value, Mapping):
-        flat = flatten(value)
+        flat = flatten(shallow(value, SHOWN_DEPTH))
         width = max((len(key) for key in flat), default=0)
-        for key, item in flat.items():
+        for key, item in list(flat.items())[:SHOWN_LINES]:
             out.print(f"{left}{escape(key):<{width}}  {escape(_text(key, item))}")
+        if len(flat) > SHOWN_LINES:
+            out.print(f"{left}… {len(flat) - SHOWN_LINES} more; --json shows all")
     elif isinstance(value, list) and value and isinstance(value[0], Mapping):
-        table = Table(box=None, header_style="dim", pad_edge=False)
-        for heading in value[0]:
-            table.add_column(str(heading))
-        for row in value:
-            table.add_row(*(escape(_text(str(key), item)) for key, item in row.items()))
-        out.print(table)
-    else:
+        _print_rows(value, left)
+    elif value != []:
         out.print(f"{left}{name}: {escape(_text(name, value))}")
+
+
+def _print_status(role: str, facts: object, left: str) -> None:
+    """Print a role's plain facts on one line, and its tables below."""
+    assert isinstance(facts, Mapping)
+    plain = {name: item for name, item in facts.items() if not isinstance(item, (Mapping, list)) and name != "time"}
+    console().print(
+        f"{left}{role:<10} " + escape(", ".join(f"{name} {_text(name, item)}" for name, item in plain.items()))
+    )
+    tables = facts.get("tables")
+    if isinstance(tables, Mapping):
+        _print_rows([{"table": name, **stats} for name, stats in tables.items()], left + "  ")
+
+
+def _print_rows(rows: Sequence[Mapping[str, object]], left: str) -> None:
+    table = Table(box=None, header_style="dim", pad_edge=False)
+    for heading in rows[0]:
+        numeric = isinstance(rows[0][heading], (int, float))
+        table.add_column(str(heading), justify="right" if numeric else "left", no_wrap=True)
+    for row in rows:
+        table.add_row(*(escape(_text(str(key), item)) for key, item in row.items()))
+    console().print(Padding(table, (0, 0, 0, len(left))))
+
+
+def shallow(value: object, depth: int) -> object:
+    """Return nested values with what lies deeper than `depth` counted instead of shown.
+
+    Example:
+        >>> shallow({"model": {"layers": {"a": 1, "b": 2}}, "steps": 3}, depth=2)
+        {'model': {'layers': '2 entries'}, 'steps': 3}
+    """
+    if not isinstance(value, (Mapping, list)) or not value:
+        return value
+    if depth == 0:
+        return f"{len(value)} entries"
+    if isinstance(value, list):
+        return [shallow(item, depth - 1) for item in value]
+    return {key: shallow(item, depth - 1) for key, item in value.items()}
+
+
+def _cut(text: str) -> str:
+    return text if len(text) <= SHOWN_LETTERS else f"{text[:SHOWN_LETTERS]}…"
 
 
 def _text(name: str, value: object) -> str:
@@ -201,6 +252,9 @@ def _text(name: str, value: object) -> str:
     if isinstance(value, int) and not isinstance(value, bool):
         if last == "bytes" or last.endswith("_bytes"):
             return human_bytes(value)
-        if last.endswith("_time") and value > 0:
-            return datetime.fromtimestamp(value / 1e6, UTC).isoformat(sep=" ", timespec="milliseconds")
+        if last in TIMES and value > 0:
+            return datetime.fromtimestamp(value / 1e6, UTC).isoformat(sep=" ", timespec="seconds")
+        return f"{value:,}" if abs(value) >= 10_000 and last != "pid" else str(value)
+    if isinstance(value, float):
+        return f"{value:.6g}"
     return "" if value is None else str(value)

@@ -119,6 +119,27 @@ def test_whole_is_code_0(run, capsys) -> None:
         assert word in printed
 
 
+def test_parts_are_brief_and_a_part_by_itself_is_not(run, capsys) -> None:
+    main(["inspect", str(run)])
+    brief = capsys.readouterr().out
+    main(["inspect", str(run / "checkpoint")])
+    whole = capsys.readouterr().out
+    assert "learner 1 entries" in brief
+    assert "learner.weights" not in brief
+    assert "learner.weights" in whole
+    assert "float32 (2, 3)" in whole
+
+
+def test_tables_of_a_status_are_a_table(run, capsys) -> None:
+    stats = {"rows": 12345, "bytes": 2048}
+    (run / "status" / "learner.json").write_text(json.dumps({"pid": 12345, "tables": {"user": stats}}))
+    main(["inspect", str(run)])
+    printed = capsys.readouterr().out
+    assert "pid 12345" in printed
+    assert "12,345" in printed
+    assert "2.0 KiB" in printed
+
+
 def test_json_is_one_object(run, capsys) -> None:
     assert main(["inspect", str(run), "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["kind"] == "run folder"

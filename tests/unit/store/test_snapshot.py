@@ -146,7 +146,9 @@ def test_a_file_that_is_not_there_is_no_damage(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "wrong", [object(), {1: 2}, (1, 2), {"a": [{"b": {1}}]}, torch.zeros(2, dtype=torch.complex64)], ids=str
+    "wrong",
+    [object(), {1: 2}, (1, 2), {"a": [{"b": {1}}]}, torch.zeros(2, dtype=torch.complex64)],
+    ids=["object", "integer key", "tuple", "set", "complex tensor"],
 )
 def test_what_is_no_state_is_refused_by_its_place(tmp_path: Path, wrong: object) -> None:
     with pytest.raises(StoreError, match=r"state\.x"):
