@@ -45,7 +45,7 @@ class DeepFMBuilder:
 
 
 def trivago(
-    *, dim: int = 9, lr: float = 0.1, dense_lr: float = 1e-3, batch_rows: int = 256, publish_every: int = 1024,
+    *, dim: int = 9, lr: float = 0.05, dense_lr: float = 1e-3, batch_rows: int = 256, publish_every: int = 1024,
     window_s: float = 1800.0, median_delay_s: float = 60.0, admit: int = 1, ttl_days: float = 30.0,
     negative_rate: float = 1.0, repeat: bool = False, audit: bool = False, seed: int = 0,
 ) -> OnlineConfig:  # fmt: skip

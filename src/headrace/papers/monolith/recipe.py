@@ -53,7 +53,7 @@ def movielens(*, dim: int = 8, lr: float = 0.05, batch_rows: int = 1024, seed: i
     return _ranker("movielens", schema, _adagrad(lr), batch_rows, seed)
 
 
-def planted(*, dim: int = 4, lr: float = 0.3, batch_rows: int = 16, seed: int = 0) -> OnlineConfig:
+def planted(*, dim: int = 4, lr: float = 0.1, batch_rows: int = 16, seed: int = 0) -> OnlineConfig:
     """Items whose appeal drifts as planted in `planted_log`; plain SGD, whose steps do not shrink with time."""
     schema = Schema(features=(IdFeature("user_id", dim), IdFeature("item", dim)))
     return _ranker("planted", schema, SGD(lr=lr), batch_rows, seed)
@@ -116,5 +116,4 @@ def _ranker(name: str, schema: Schema, rule: RowRule, batch_rows: int, seed: int
 
 
 def _adagrad(lr: float) -> Adagrad:
-    # gradients of a mean over a batch are small: a large initial accumulator would keep rows seen once where they are
-    return Adagrad(lr=lr, initial_accumulator=1e-5)
+    return Adagrad(lr=lr, initial_accumulator=0.1)  # 0.1 is also the default of the paper's code
