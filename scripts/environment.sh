@@ -42,8 +42,14 @@ create_venv() {
   run_logged "$python" -m venv "$VENV" || fail "could not create $VENV (log: $LOG)"
 }
 
+# Whether $VENV works and was made here: its commands hold the absolute path, so a moved checkout needs a new one.
+usable() {
+  "$VENV/bin/python" -c 'import pip, sys; sys.exit(sys.version_info < (3, 11))' >/dev/null 2>&1 &&
+    grep -qsF "$(cd "$VENV" && pwd)/bin/python" "$VENV/bin/pip"
+}
+
 # PyPI's default torch for Linux brings several GB of CUDA libraries that a CPU machine never uses: take the CPU build
-# from wherever pip is configured to look, else from the project's own index, else say so and take the default.
+# from wherever pip is configured to look (PIP_EXTRA_INDEX_URL adds a place), else say so and take the default.
 install_torch() {
   local version
   version=$(sed -n 's/^torch==\([0-9.]*\).*/\1/p' constraints.txt)
@@ -53,9 +59,7 @@ install_torch() {
   if [ "$(uname -s)" = Linux ] && [ "${HEADRACE_TORCH:-cpu}" = cpu ]; then
     say "headrace: installing torch $version (CPU build)"
     "$VENV/bin/python" -m pip install -q -c constraints.txt "torch==$version+cpu" >>"$LOG" 2>&1 && return
-    "$VENV/bin/python" -m pip install -q -c constraints.txt --retries 1 --timeout 15 \
-      --extra-index-url https://download.pytorch.org/whl/cpu "torch==$version+cpu" >>"$LOG" 2>&1 && return
-    say "headrace: no CPU build of torch $version is reachable; installing the default build, which is much larger"
+    say "headrace: no CPU build of torch $version is where pip looks; installing the default build, which is much larger"
   fi
   run_logged "$VENV/bin/python" -m pip install -c constraints.txt "torch==$version" || no_network
 }
@@ -67,10 +71,10 @@ no_network() {
 packages() {
   local python stamp
   python=$(find_python)
-  stamp="$VENV/.headrace-$(cat pyproject.toml constraints.txt scripts/environment.sh | "$python" -c 'import hashlib, sys; print(hashlib.sha256(sys.stdin.buffer.read() + sys.version.encode()).hexdigest()[:16])')"
+  stamp="$VENV/.headrace-$(cat pyproject.toml constraints.txt scripts/environment.sh | "$python" -c 'import hashlib, sys; print(hashlib.sha256(sys.stdin.buffer.read() + (sys.version + sys.argv[1]).encode()).hexdigest()[:16])' "$PWD")"
   [ -e "$stamp" ] && return
   : >"$LOG"
-  "$VENV/bin/python" -c 'import pip, sys; sys.exit(sys.version_info < (3, 11))' >/dev/null 2>&1 || create_venv "$python"
+  usable || create_venv "$python"
   rm -f "$VENV"/.headrace-*
   install_torch
   say "headrace: installing packages (log: $LOG)"
