@@ -118,3 +118,14 @@ def test_the_replica_of_the_last_version_scores_like_the_learner(
         expected = torch.sigmoid(learner.model(collate(rows, config.schema, serving=True)).double())
     scores = torch.tensor(predictor.predict(rows).column("score").to_pylist())
     assert torch.allclose(scores.double(), expected, atol=1e-6)
+
+
+def test_a_learner_that_finds_nothing_left_still_reports_all_that_was_learned(
+    processes: tuple[OnlineConfig, RunFolder, State],
+) -> None:
+    config, folder, _ = processes
+    before = folder.read_status("learner")
+    run_learner(config, folder, lambda: False)
+    after = folder.read_status("learner")
+    assert after["examples"] == before["examples"] == 3000
+    assert after["version"] == before["version"]

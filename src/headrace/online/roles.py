@@ -22,7 +22,7 @@ from headrace.online.build import open_learner
 from headrace.online.config import OnlineConfig
 from headrace.online.layout import CHANGES, EVENTS, EXAMPLES, STAGED, RunFolder
 from headrace.publish import LogPublisher, StagingPublisher, relay
-from headrace.types import Report
+from headrace.types import Report, Version
 
 Stop = Callable[[], bool]
 STATUS_EVERY_S = 0.25
@@ -91,6 +91,9 @@ def run_learner(config: OnlineConfig, folder: RunFolder, stop: Stop) -> Report:
         checkpoint=ManifestCheckpoint(folder.checkpoint), batch_rows=config.batch_rows,
         read_rows=4 * config.batch_rows, checkpoint_every=config.checkpoint_every, on_step=on_step, stop=stop,
     ))  # fmt: skip
+    # the report counts what earlier processes of this run learned too; this one may have found nothing left to learn
+    last.examples, last.steps = (int(report.figures[name].value) for name in ("examples", "steps"))
+    last.version = Version(int(report.figures["version"].value))
     if "the stream ended" in report.notes:
         staged.close_topic(STAGED)
     status.write(lambda: values(last) | {"histories": metrics.histories()}, final=True)
