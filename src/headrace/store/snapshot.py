@@ -178,8 +178,10 @@ def _read(place: Path, file: BinaryIO) -> State:
     header = file.read(header_length)
     file.seek(length - _FOOTER.size)
     digest, written, end = _FOOTER.unpack(file.read(_FOOTER.size))
-    if end != END or written != length:
-        raise _corrupt(place, f"{length} bytes, end {end!r}", f"{written} bytes, end {END!r}")
+    if end != END:
+        raise _corrupt(place, f"{length} bytes without an end mark", "a file that was written to its end")
+    if written != length:
+        raise _corrupt(place, f"{length} bytes", f"{written} bytes, as its footer says")
     if hashlib.sha256(prefix + header).digest() != digest:
         raise _corrupt(place, "another checksum of the header", digest.hex())
     content = json.loads(header)
