@@ -19,6 +19,8 @@ from mkdocs.structure.files import File, Files
 
 ROOT = Path(__file__).resolve().parents[1]
 SOURCE = ROOT / "src" / "headrace"
+RELATIVE = re.compile(r"\[(?P<text>[^\]]+)\]\((?P<target>(?![a-z]+:|#)[^)]+)\)")
+"""A Markdown link to a file, not to an address or a heading."""
 GROUND = ("types", "protocols", "errors", "config", "loop")
 ROOMS = ("data", "feedback", "store", "nn", "objectives", "evaluate", "learn", "publish", "serve", "online", "testing")
 PROJECT = {"Architecture": "ARCHITECTURE.md", "Contributing": "CONTRIBUTING.md", "Log of experiments": "LOG.md"}
@@ -180,9 +182,16 @@ def papers() -> dict[str, Path]:
     return {path.parent.name: path.parent for path in sorted((SOURCE / "papers").glob("*/card.md"))}
 
 
+def _site_link(link: re.Match[str], folder: Path) -> str:
+    """Return a card's link for the site: pages of docs/ are linked, other files of the repository are named."""
+    target = (folder / link["target"]).resolve()
+    docs = ROOT / "docs"
+    return f"[{link['text']}](../{target.relative_to(docs)})" if target.is_relative_to(docs) else f"`{link['text']}`"
+
+
 def paper_page(folder: Path) -> str:
     """Return a paper's card with the figures that were recorded."""
-    text = (folder / "card.md").read_text(encoding="utf-8")
+    text = RELATIVE.sub(lambda link: _site_link(link, folder), (folder / "card.md").read_text(encoding="utf-8"))
     if (recorded := folder / "expected.json").is_file():
         text += "\n\n## Recorded figures\n\n" + figures(json.loads(recorded.read_text(encoding="utf-8")))
     return text
