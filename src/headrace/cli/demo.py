@@ -14,7 +14,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.live import Live
 
-from headrace.cli.demo_view import Snapshot, comparison, draw, number
+from headrace.cli.demo_view import Snapshot, comparison, draw
 from headrace.cli.output import print_json
 from headrace.cli.run import stop_on_signals
 from headrace.config import write_run_record
@@ -28,11 +28,12 @@ from headrace.online import (
     Supervisor,
     build,
     close_events,
+    deep,
     export_log,
     find_recipe,
     summarise,
 )
-from headrace.online.demo import choose, span_s
+from headrace.online.demo import choose
 from headrace.online.server import free_port
 from headrace.serve import Client
 
@@ -85,7 +86,7 @@ class Demo:
         supervisor = Supervisor(self.commands(), self.folder.root / "logs", environment=one_thread)
         supervisor.start()
         client = Client(f"http://127.0.0.1:{self.port}")
-        speed = span_s(self.config) / self.seconds
+        speed = self.config.span_s / self.seconds
         feeder = Feeder(self.config, client, self.folder, speed=speed, read_rows=READ_ROWS)
         feeding = threading.Thread(target=self._feed, args=(feeder,), daemon=True)
         started = time.monotonic()
@@ -121,7 +122,7 @@ class Demo:
         while time.monotonic() < deadline:
             supervisor.poll()
             try:
-                if number(client.health(), "version") >= 0:
+                if deep(client.health(), "version") >= 0:
                     return
             except (HeadraceError, OSError):
                 pass
@@ -141,9 +142,9 @@ class Demo:
         if phase == "draining" and not waiting:
             return "catching up"
         if phase == "catching up":
-            last = number(self.folder.read_status("publisher"), "version")
+            last = deep(self.folder.read_status("publisher"), "version")
             served = Client(f"http://127.0.0.1:{self.port}").health()
-            return "done" if number(served, "version") >= last else phase
+            return "done" if deep(served, "version") >= last else phase
         return phase
 
     def _snapshot(self, feeder: Feeder, client: Client, supervisor: Supervisor, started: float, phase: str) -> Snapshot:
@@ -154,7 +155,7 @@ class Demo:
             health = {}
         metrics = learner.get("metrics")
         newest = "window_logged_auc" if isinstance(metrics, dict) and "window_logged_auc" in metrics else "window_auc"
-        window = number(metrics, newest) if isinstance(metrics, dict) else float("nan")
+        window = deep(metrics, newest) if isinstance(metrics, dict) else float("nan")
         if window == window and (not self.auc_history or self.auc_history[-1] != window):
             self.auc_history.append(window)
         done = feeder.progress

@@ -12,6 +12,7 @@ from rich.panel import Panel
 from rich.table import Table
 from rich.text import Text
 
+from headrace.online import deep
 from headrace.types import Report
 
 BARS = "▁▂▃▄▅▆▇█"
@@ -37,14 +38,6 @@ class Snapshot:
     phase: str = "streaming"
 
 
-def number(values: Status, *path: str) -> float:
-    """Return a number deep inside nested mappings, NaN when it is not there."""
-    value: object = values
-    for name in path:
-        value = value.get(name) if isinstance(value, Mapping) else None
-    return float(value) if isinstance(value, (int, float)) else math.nan
-
-
 def shown(value: float, form: str = ",.0f", unit: str = "") -> str:
     """Format a number, or a dash when there is none."""
     return "–" if math.isnan(value) else f"{value:{form}}{unit}"
@@ -66,7 +59,7 @@ def table_totals(learner: Status) -> dict[str, float]:
     totals = dict.fromkeys(("rows", "bytes", "admitted", "filtered", "evicted"), 0.0)
     for stats in tables.values() if isinstance(tables, Mapping) else ():
         for name in totals:
-            value = number(stats, name) if isinstance(stats, Mapping) else 0.0
+            value = deep(stats, name) if isinstance(stats, Mapping) else 0.0
             totals[name] += 0.0 if math.isnan(value) else value
     return totals
 
@@ -110,10 +103,10 @@ def draw(snapshot: Snapshot) -> RenderableType:
     if snapshot.event_time > 0:
         stream_time = datetime.fromtimestamp(snapshot.event_time / 1e6, UTC).strftime("%Y-%m-%d %H:%M")
     kind = "logged_" if "logged_auc" in scores else ""
-    auc = f"[bold green]{shown(number(scores, f'{kind}auc'), '.4f')}[/]"
-    auc += f", window {shown(number(scores, f'window_{kind}auc'), '.4f')}"
+    auc = f"[bold green]{shown(deep(scores, f'{kind}auc'), '.4f')}[/]"
+    auc += f", window {shown(deep(scores, f'window_{kind}auc'), '.4f')}"
     if kind:
-        auc += f", without position {shown(number(scores, 'auc'), '.4f')}"
+        auc += f", without position {shown(deep(scores, 'auc'), '.4f')}"
     fresh = ("freshness", "positives")
     restarts = ", ".join(f"{name} {count}" for name, count in snapshot.restarts.items() if count) or "none"
     grid = Table.grid(padding=(0, 2))
@@ -121,14 +114,14 @@ def draw(snapshot: Snapshot) -> RenderableType:
     grid.add_column(no_wrap=True)
     grid.add_row("events/s", f"[bold]{snapshot.events_per_s:,.0f}[/]   stream time {stream_time}")
     grid.add_row("shown, clicked", f"{snapshot.requests:,}, {snapshot.actions:,}")
-    grid.add_row("examples", f"{shown(number(snapshot.learner, 'examples'))} learned, "
-                             f"{shown(number(snapshot.joiner, 'pending'))} waiting for a click")  # fmt: skip
+    grid.add_row("examples", f"{shown(deep(snapshot.learner, 'examples'))} learned, "
+                             f"{shown(deep(snapshot.joiner, 'pending'))} waiting for a click")  # fmt: skip
     grid.add_row("progressive AUC", auc)
-    beside = [f"{short} {shown(number(scores, f'{name}/auc'), '.4f')}" for name, short in BESIDE.items()]
+    beside = [f"{short} {shown(deep(scores, f'{name}/auc'), '.4f')}" for name, short in BESIDE.items()]
     grid.add_row("beside it", ", ".join(beside))
-    p50, p99 = (shown(number(snapshot.health, *fresh, name), ".2f", " s") for name in ("p50_s", "p99_s"))
+    p50, p99 = (shown(deep(snapshot.health, *fresh, name), ".2f", " s") for name in ("p50_s", "p99_s"))
     grid.add_row("feedback to served", f"p50 {p50}, p99 {p99}")
-    grid.add_row("version served", f"{shown(number(snapshot.health, 'version'))}, process restarts: {restarts}")
+    grid.add_row("version served", f"{shown(deep(snapshot.health, 'version'))}, process restarts: {restarts}")
     grid.add_row("tables", f"{totals['rows']:,.0f} rows, {totals['bytes'] / 2**20:,.1f} MiB")
     grid.add_row("ids", f"{totals['admitted']:,.0f} admitted, {totals['filtered']:,.0f} filtered, "
                         f"{totals['evicted']:,.0f} evicted")  # fmt: skip

@@ -11,7 +11,7 @@ from headrace.online.recipe import build, find_recipe, parameters
 from headrace.online.recording import Recording
 from headrace.online.roles import open_log, run_joiner, run_learner, run_publisher
 from headrace.online.server import run_server
-from headrace.online.summary import close_events, summarise
+from headrace.online.summary import close_events, deep, summarise
 from headrace.online.supervisor import Supervisor
 
 __all__ = [
@@ -29,6 +29,7 @@ __all__ = [
     "TableSettings",
     "build",
     "close_events",
+    "deep",
     "evaluate_source",
     "export_log",
     "find_recipe",

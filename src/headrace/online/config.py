@@ -12,7 +12,7 @@ from torch import nn
 from headrace.config import require
 from headrace.data import JoinConfig, Schema
 from headrace.objectives import SamplingCorrection, Where
-from headrace.protocols import Feedback, Resumable, Source
+from headrace.protocols import Feedback, Source
 from headrace.store import Adagrad, AdmitAll, InitialRow, RowRule, Uniform
 from headrace.store.admission import Admission
 from headrace.types import Events
@@ -101,8 +101,3 @@ class OnlineConfig:
         require(self.dense_lr > 0, "dense_lr", got=self.dense_lr, expected="a positive number")
         require(self.metric_window_s > 0, "metric_window_s", got=self.metric_window_s, expected="a positive number")
         SamplingCorrection(self.join.negative_rate, self.correction)
-
-
-def is_resumable(player: object) -> bool:
-    """Return whether a player keeps state beyond its position (a simulated world does, a recording does not)."""
-    return isinstance(player, Resumable)

@@ -141,8 +141,3 @@ def choose(data: DATA, *, forever: bool = False) -> tuple[str, list[str], str]:
         reason = "asked for"
     endless = ["requests=100000000"] if forever else []
     return f"{HERE}:world", endless, f"Playing the simulated world, not a real log ({reason})."
-
-
-def span_s(config: OnlineConfig) -> float:
-    """Return the length of what is played, in event time."""
-    return config.span_s

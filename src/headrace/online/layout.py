@@ -43,11 +43,6 @@ class RunFolder:
         return self.root / "feed"
 
     @property
-    def spill(self) -> Path:
-        """The joiner's disk tier; rebuilt from the logs when it is lost."""
-        return self.root / "spill"
-
-    @property
     def report(self) -> Path:
         """Where the report is written."""
         return self.root / "report"

@@ -55,7 +55,7 @@ def run_joiner(config: OnlineConfig, folder: RunFolder, stop: Stop) -> None:
     join = EventJoin(config.join)
 
     def progress(*_: Any) -> None:
-        status.write(lambda: dict(join.stats().__dict__) if hasattr(join.stats(), "__dict__") else _slots(join.stats()))
+        status.write(lambda: _slots(join.stats()))
 
     join_log(events, EVENTS, examples, EXAMPLES, join, stop=stop, on_progress=progress)
     status.write(lambda: _slots(join.stats()), final=True)
