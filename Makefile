@@ -3,13 +3,14 @@
 # make test-all  the slow ones too: kill -9 at random points, whole claims, live peers
 # make check     style, types, floors
 # make bench     every benchmark against its peer, quickly (BENCH=--full for the whole ones)
+# make bench-table  the table engine against its peers (ARGS="--quick --json"); `make peers` installs them
 # make docs      the documentation site, in site/
 # Every target sets up by itself: .venv, packages pinned by constraints.txt, the native table.
 
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help venv build demo test test-all check bench docs format clean
+.PHONY: help venv build demo test test-all check bench bench-table peers docs format clean
 
 VENV ?= .venv
 export VENV
@@ -26,7 +27,7 @@ ifeq ($(origin HEADRACE_DATA),undefined)
 endif
 
 help:
-	@sed -n 's/^# //p' Makefile | head -7
+	@sed -n 's/^# //p' Makefile | head -8
 
 venv:
 	@scripts/environment.sh packages
@@ -73,6 +74,13 @@ bench: build
 	  echo "== $$file"; code=0; $(PY) "$$file" $(filter --quick,$(BENCH)) || code=$$?; \
 	  if [ $$code -eq 3 ]; then echo "   a goal was missed"; elif [ $$code -ne 0 ]; then status=1; echo "   failed ($$code)"; fi; \
 	done; exit $$status
+
+bench-table: build
+	@$(PY) benchmarks/table.py $(ARGS)
+
+# FBGEMM and TorchRec, in an environment of their own under build/.
+peers: venv
+	@scripts/peers.sh
 
 docs: venv
 	@NO_MKDOCS_2_WARNING=1 $(PY) -m mkdocs build --strict

@@ -1,4 +1,5 @@
-// Admission: which ids get a row. Exact counts live in the table's filter; a probability needs no memory.
+// Admission: which ids get a row. Exact counts live in the table's filter, approximate ones in its sketch; a
+// probability needs no memory.
 //
 // Thread safety: immutable after construction.
 // Invariants:
@@ -11,13 +12,16 @@
 
 namespace headrace {
 
-enum class AdmissionKind : int32_t { kAll = 0, kCount = 1, kProbability = 2 };
+enum class AdmissionKind : int32_t { kAll = 0, kCount = 1, kProbability = 2, kSketch = 3 };
 
 struct Admission {
   AdmissionKind kind = AdmissionKind::kAll;
-  int64_t occurrences = 1;  // kCount: total needed
-  double refusal = 0.0;     // kProbability: 1 - chance per occurrence
-  uint64_t key = 0;         // kProbability: 64-bit key of seed and table name
+  int64_t occurrences = 1;       // kCount, kSketch: total needed
+  double refusal = 0.0;          // kProbability: 1 - chance per occurrence
+  uint64_t key = 0;              // kProbability: 64-bit key of seed and table name
+  int64_t cells_per_bucket = 0;  // kSketch
+  int64_t depth = 0;             // kSketch
+  int64_t age_after = 0;         // kSketch
 
   // kProbability: whether `count` occurrences in update number `update` admit `id`.
   bool Admits(int64_t id, int64_t count, uint64_t update) const {

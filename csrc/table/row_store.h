@@ -1,77 +1,193 @@
-// RowStore: ids with a cell of data each: a map, an arena, and nothing about what the data means.
+// RowStore: ids with a head and a row of bytes each: a map, two arrays of cells, a free list, and which cells changed
+// since when. It knows what a head holds and nothing about what a row means.
 //
-// Thread safety: const members may run together; anything else needs the store alone.
+// A head is [id 8][event time 8]?[mark 4]?[frequency 1]? without padding; which of the last three there are is chosen
+// at construction. Heads and rows lie in arrays of their own: a row of 16 floats with its Adagrad state is two cache
+// lines exactly, and a scan of times or marks reads heads alone.
+//
+// Thread safety: const members may run together. Touch, SetTime, SetFrequency, Frequency, and writes to Row may run
+// together for different cells; Link and map reservations for ids of different stripes too. Anything else needs the
+// store alone.
 // Invariants:
-//   1. An id is in the map exactly when one live cell of the arena carries it.
+//   1. An id is in the map exactly when one live cell carries it.
+//   2. A cell is live or free; free cells are handed out before new ones.
+//   3. The mark of a block of 64 cells (and of 64 blocks) is at least that of every live cell in it.
+//   4. While a Frozen is set, no live cell moves.
 #pragma once
 
-#include <algorithm>
-#include <cstdint>
+#include <bit>
+#include <cstring>
 #include <span>
 #include <utility>
 #include <vector>
 
-#include "table/arena.h"
+#include "table/cells.h"
+#include "table/frozen.h"
 #include "table/id_map.h"
 
 namespace headrace {
 
+struct HeadLayout {
+  HeadLayout(bool times, bool marks, bool frequencies);
+  int32_t time_at = -1, mark_at = -1, frequency_at = -1;  // -1: not kept
+  int32_t bytes = 8;
+};
+
 class RowStore {
  public:
-  // Cells have `payload_bytes` after their id.
-  explicit RowStore(int64_t payload_bytes) : arena_(payload_bytes + 8) {}
+  RowStore(HeadLayout layout, int64_t row_bytes);
 
-  Cell Find(int64_t id) const { return map_.Find(id, arena_); }
-  void FindAll(std::span<const int64_t> ids, Cell* cells) const { map_.FindAll(ids, arena_, cells); }
-  int64_t IdOf(Cell cell) const { return arena_.IdOf(cell); }
+  // --- finding ---
+  Cell Find(int64_t id) const { return map_.Find(id, heads_); }
+  // cells[i] = the cell of ids[i] or kNoCell; hashes[i] = IdMap::Hash(ids[i]). Fetches the first `fetch_bytes` of the
+  // rows found.
+  void FindAll(std::span<const int64_t> ids, const uint64_t* hashes, Cell* cells, int64_t fetch_bytes) const;
+  void FindAll(std::span<const int64_t> ids, Cell* cells) const;
 
-  // The data of a live cell; aligned to 8 bytes.
-  std::byte* Data(Cell cell) { return arena_.At(cell) + 8; }
-  const std::byte* Data(Cell cell) const { return arena_.At(cell) + 8; }
+  void FetchPlace(uint64_t hash) const { map_.Fetch(hash); }
 
-  // Makes room so that inserting `ids` (unique, absent) cannot fail. Throws std::bad_alloc; content stays.
-  void Reserve(std::span<const int64_t> ids) {
-    arena_.Reserve(static_cast<int64_t>(ids.size()));
-    map_.Reserve(ids);
+  // --- one cell ---
+  int64_t IdOf(Cell cell) const { return Load<int64_t>(cell, 0); }
+  std::byte* Row(Cell cell) { return rows_.At(cell); }
+  const std::byte* Row(Cell cell) const { return rows_.At(cell); }
+  bool keeps_times() const { return layout_.time_at >= 0; }
+  bool keeps_marks() const { return layout_.mark_at >= 0; }
+  bool keeps_frequencies() const { return layout_.frequency_at >= 0; }
+  int64_t Time(Cell cell) const { return keeps_times() ? Load<int64_t>(cell, layout_.time_at) : 0; }
+  void SetTime(Cell cell, int64_t time) {
+    if (keeps_times()) Store(cell, layout_.time_at, time);
+  }
+  uint8_t Frequency(Cell cell) const {
+    return keeps_frequencies() ? Load<uint8_t>(cell, layout_.frequency_at) : uint8_t{0};
+  }
+  void SetFrequency(Cell cell, uint8_t frequency) {
+    if (keeps_frequencies()) Store(cell, layout_.frequency_at, frequency);
+  }
+  // The mark of the last change, or the base mark where that is older. 0 where marks are not kept.
+  uint64_t Mark(Cell cell) const {
+    return keeps_marks() ? base_ + Load<uint32_t>(cell, layout_.mark_at) : 0;
+  }
+  // Notes that a cell changed at `mark`. REQUIRES: mark >= base(), mark - base() < 2^32.
+  void Touch(Cell cell, uint64_t mark);
+  void FetchForWrite(Cell cell) const {
+    __builtin_prefetch(heads_.At(cell), 1);
+    const std::byte* row = rows_.At(cell);
+    for (int64_t at = 0; at < fetch_bytes_; at += 64) __builtin_prefetch(row + at, 1);
+  }
+  void FetchForRead(Cell cell) const {
+    __builtin_prefetch(heads_.At(cell));
+    const std::byte* row = rows_.At(cell);
+    for (int64_t at = 0; at < fetch_bytes_; at += 64) __builtin_prefetch(row + at);
   }
 
-  // Adds an id with arbitrary data. REQUIRES: absent; room from Reserve.
+  // --- structure ---
+  // Makes room for `count` more cells: as many calls of Take cannot fail. Throws std::bad_alloc; content stays.
+  void ReserveCells(int64_t count);
+  void ReserveStripe(int stripe, uint32_t more) { map_.Reserve(stripe, more); }
+  // Both, for ids that are absent and unique.
+  void Reserve(std::span<const int64_t> ids);
+  // Returns a cell that is live but in no map yet: its bytes are arbitrary. REQUIRES: room from ReserveCells.
+  Cell Take();
+  // Puts `id` into a cell from Take and the cell into the map; time, mark and frequency are 0.
+  void Link(int64_t id, uint64_t hash, Cell cell);
   Cell Insert(int64_t id) {
-    const Cell cell = arena_.Take(id);
-    map_.Insert(id, cell);
+    const Cell cell = Take();
+    Link(id, IdMap::Hash(id), cell);
     return cell;
   }
+  void Erase(int64_t id, Cell cell);
+  // Moves cells together and gives memory back when more than a quarter is free. Cell numbers change. Cannot fail.
+  void Compact();
+  // Makes `base` the mark that marks are kept relative to; older ones become `base`.
+  void Rebase(uint64_t base);
 
-  // Removes an id that is present. Cannot fail.
-  void Erase(int64_t id, Cell cell) {
-    map_.Erase(id, arena_);
-    arena_.Give(cell);
-  }
-
-  // Calls visit(cell) for every live cell in the order of memory. `visit` may erase the cell it is given.
+  // --- reading all ---
   template <typename Visit>
-  void ForEach(Visit visit) const {
-    for (int64_t cell = 0; cell < arena_.end(); ++cell) {
-      if (arena_.IsLive(static_cast<Cell>(cell))) visit(static_cast<Cell>(cell));
-    }
+  void ForEach(Visit visit) const;  // visit(cell), in the order of memory; may erase the cell it is given
+  template <typename Visit>
+  void ForEachChanged(uint64_t since, Visit visit) const;  // visit(cell) for live cells with Mark > since
+  template <typename Visit>
+  void ForEachInStripe(int stripe, Visit visit) const {
+    map_.ForEach(stripe, visit);
+  }
+  std::vector<std::pair<int64_t, Cell>> Sorted() const;  // (id, cell), ids ascending
+
+  // While a capture reads the store, changes of cells it has not read are kept for it. nullptr: none.
+  void SetFrozen(Frozen* frozen) { frozen_ = frozen; }
+  // To be called before a live cell's head or row changes.
+  void BeforeChange(Cell cell) {
+    if (frozen_ != nullptr) frozen_->Keep(cell, StripeOf(IdMap::Hash(IdOf(cell))), heads_.At(cell), rows_.At(cell));
   }
 
-  // Returns (id, cell) of all entries, ids ascending.
-  std::vector<std::pair<int64_t, Cell>> Sorted() const {
-    std::vector<std::pair<int64_t, Cell>> all;
-    all.reserve(static_cast<size_t>(size()));
-    ForEach([&](Cell cell) { all.emplace_back(IdOf(cell), cell); });
-    std::sort(all.begin(), all.end());
-    return all;
-  }
-
-  int64_t size() const { return map_.size(); }
+  const HeadLayout& layout() const { return layout_; }
+  const std::byte* Head(Cell cell) const { return heads_.At(cell); }
+  int64_t row_bytes() const { return row_bytes_; }
+  int64_t record_bytes() const { return layout_.bytes + row_bytes_; }
+  const std::vector<uint64_t>& live() const { return live_; }
+  uint64_t base() const { return base_; }
+  int64_t size() const { return size_; }
   int64_t places() const { return map_.places(); }
-  int64_t bytes() const { return map_.bytes() + arena_.bytes(); }
+  int64_t bytes() const;
+  uint64_t version() const { return version_; }  // moves whenever an id's cell may have changed
 
  private:
-  Arena arena_;
+  static constexpr int64_t kMaxFetch = 256;
+  static constexpr int kBlockBits = 6;
+
+  template <typename T>
+  T Load(Cell cell, int32_t at) const {
+    T value;
+    std::memcpy(&value, heads_.At(cell) + at, sizeof value);
+    return value;
+  }
+  template <typename T>
+  void Store(Cell cell, int32_t at, T value) {
+    std::memcpy(heads_.At(cell) + at, &value, sizeof value);
+  }
+  bool IsLive(Cell cell) const { return (live_[cell >> kBlockBits] >> (cell & 63)) & 1; }
+  void MoveCell(Cell from, Cell to);
+
+  HeadLayout layout_;
+  int64_t row_bytes_;
+  int64_t fetch_bytes_;
+  Cells heads_;
+  Cells rows_;
   IdMap map_;
+  std::vector<uint64_t> live_;          // one bit a cell
+  std::vector<uint32_t> block_marks_;   // of 64 cells each, relative to base_
+  std::vector<uint32_t> region_marks_;  // of 64 blocks each
+  Cell free_ = kNoCell;                 // the free list runs through the first bytes of the free heads
+  int64_t free_count_ = 0;
+  int64_t end_ = 0;  // cells ever handed out are below this number
+  int64_t size_ = 0;
+  uint64_t base_ = 0;
+  uint64_t version_ = 0;
+  Frozen* frozen_ = nullptr;
 };
+
+template <typename Visit>
+void RowStore::ForEach(Visit visit) const {
+  for (size_t block = 0; block < live_.size(); ++block) {
+    for (uint64_t bits = live_[block]; bits != 0; bits &= bits - 1) {
+      visit(static_cast<Cell>((block << kBlockBits) + static_cast<size_t>(std::countr_zero(bits))));
+    }
+  }
+}
+
+template <typename Visit>
+void RowStore::ForEachChanged(uint64_t since, Visit visit) const {
+  const uint64_t after = since > base_ ? since - base_ : 0;
+  for (size_t region = 0; region < region_marks_.size(); ++region) {
+    if (since >= base_ && region_marks_[region] <= after) continue;
+    const size_t stop = std::min(block_marks_.size(), (region + 1) << kBlockBits);
+    for (size_t block = region << kBlockBits; block < stop; ++block) {
+      if (since >= base_ && block_marks_[block] <= after) continue;
+      for (uint64_t bits = live_[block]; bits != 0; bits &= bits - 1) {
+        const auto cell = static_cast<Cell>((block << kBlockBits) + static_cast<size_t>(std::countr_zero(bits)));
+        if (Mark(cell) > since) visit(cell);
+      }
+    }
+  }
+}
 
 }  // namespace headrace

@@ -17,6 +17,13 @@ enum class Code : int32_t {
   kServing = 6,      // the table only serves
   kNoMemory = 7,     // an allocation failed; nothing was changed
   kInvalid = 8,      // an argument that the caller should have checked (a shape)
+  kIo = 9,           // a file could not be written or read; detail: errno
+  kCorrupt = 10,     // a file is not what was written; detail: offset of the byte where that was seen
+  kFull = 11,        // more rows than the table may hold; detail: how many it may hold
+  kNoTimes = 12,     // the table keeps no event times
+  kNoHistory = 13,   // the table keeps no change history
+  kBusy = 14,        // a snapshot of this table is being taken already
+  kCancelled = 15,   // the work was given up before its end
 };
 
 struct Status {

@@ -1,17 +1,23 @@
+// The phases of one step, and what every write shares.
 #include "table/table.h"
 
 #include <algorithm>
 #include <cstring>
 #include <mutex>
-#include <shared_mutex>
 
+#include "rules/kernels.h"
 #include "table/checks.h"
+#include "table/capture.h"
 #include "table/guarded.h"
+#include "table/write_locks.h"
 
 namespace headrace {
 namespace {
 
-constexpr size_t kAhead = 8;  // rows fetched ahead of the row rule
+constexpr size_t kAhead = 12;                           // rows fetched ahead of the row rule
+constexpr uint64_t kHistory = uint64_t{1} << 31;        // operations whose changes can be told at most
+constexpr uint64_t kMarkRange = (uint64_t{1} << 32) - 2;  // marks are kept in 32 bits beside a base
+constexpr int kMostFrequent = 255;
 
 bool Fits(size_t got, size_t rows, int64_t width) {
   return got == rows * static_cast<size_t>(width);
@@ -19,67 +25,304 @@ bool Fits(size_t got, size_t rows, int64_t width) {
 
 }  // namespace
 
+Table::Content::Content(const TableSpec& spec, int64_t row_bytes)
+    : rows(HeadLayout(spec.times, spec.history && !spec.serving,
+                      spec.capacity >= 0 && spec.victims == Victims::kRarest && !spec.serving),
+           row_bytes),
+      pending(HeadLayout(spec.times, spec.history && !spec.serving, false), sizeof(int64_t)) {
+  if (spec.admission.kind == AdmissionKind::kSketch) {
+    const Admission& admission = spec.admission;
+    sketch = std::make_unique<Sketch>(admission.cells_per_bucket, admission.depth, admission.age_after);
+  }
+  numbers.newest = kNever;
+}
+
 Table::Table(const TableSpec& spec) : spec_(spec) {
   if (spec_.serving) spec_.admission = Admission{};
   slots_ = spec_.serving ? 0 : spec_.rule.SlotCount(spec_.dim);
-  content_ = std::make_unique<Content>(RowBytes());
+  content_ = std::make_unique<Content>(spec_, RowBytes());
 }
 
-Journal::LiveMarks Table::LiveMarksOf(const RowStore& rows) {
-  return [&rows](std::span<const int64_t> ids, uint64_t* marks) {
-    Cell cells[64];
-    for (size_t start = 0; start < ids.size(); start += std::size(cells)) {
-      const auto block = ids.subspan(start, std::min(std::size(cells), ids.size() - start));
-      rows.FindAll(block, cells);
-      for (size_t i = 0; i < block.size(); ++i) {
-        marks[start + i] = cells[i] == kNoCell ? 0 : HeadOf(rows, cells[i])->mark;
-      }
+Removals::Present Table::RowPresent() const {
+  return [&rows = content_->rows](std::span<const int64_t> ids, uint8_t* present) {
+    std::vector<Cell> cells(ids.size());
+    rows.FindAll(ids, cells.data());
+    std::transform(cells.begin(), cells.end(), present, [](Cell cell) { return cell != kNoCell ? 1 : 0; });
+  };
+}
+
+Removals::Present Table::AnyPresent() const {
+  return [&content = *content_](std::span<const int64_t> ids, uint8_t* present) {
+    for (size_t i = 0; i < ids.size(); ++i) {
+      present[i] = content.rows.Find(ids[i]) != kNoCell || content.pending.Find(ids[i]) != kNoCell;
     }
   };
 }
 
-uint64_t Table::NextMark() {
-  Counters& counters = content_->counters;
-  ++counters.mark;
-  if (spec_.serving) counters.floor = counters.mark;  // a serving table keeps no history
-  return counters.mark;
-}
-
-bool Table::Admits(int64_t id, int64_t count, Cell waiting, uint64_t mark) const {
-  switch (spec_.admission.kind) {
-    case AdmissionKind::kAll:
-      return true;
-    case AdmissionKind::kProbability:
-      return spec_.admission.Admits(id, count, mark);
-    case AdmissionKind::kCount:
-      break;
+void Table::ReadRow(Cell cell, float* out) const {
+  const std::byte* row = content_->rows.Row(cell);
+  if (spec_.precision == Precision::kFloat32) {
+    std::memcpy(out, row, static_cast<size_t>(spec_.dim) * sizeof(float));
+  } else {
+    ActiveKernels().decode(spec_.precision, spec_.dim, row, out);
   }
-  const RowStore& pending = content_->pending;
-  const int64_t seen =
-      waiting == kNoCell ? 0 : reinterpret_cast<const Waiting*>(pending.Data(waiting))->count;
-  return count >= spec_.admission.occurrences - seen;  // the sum might not fit
 }
 
-void Table::MakePlan(const Gradients& step, uint64_t mark, Plan* plan) const {
-  const size_t n = step.ids.size();
-  const Content& content = *content_;
-  plan->cells.resize(n);
-  plan->waiting.assign(n, kNoCell);
-  plan->admitted.assign(n, 0);
-  content.rows.FindAll(step.ids, plan->cells.data());
+void Table::WriteRow(Cell cell, const float* row) {
+  std::byte* to = content_->rows.Row(cell);
+  if (spec_.precision == Precision::kFloat32) {
+    std::memcpy(to, row, static_cast<size_t>(spec_.dim) * sizeof(float));
+  } else {
+    ActiveKernels().encode(spec_.precision, spec_.dim, row, to);
+  }
+}
+
+uint64_t Table::NextMark() {
+  Numbers& numbers = content_->numbers;
+  const uint64_t mark = ++numbers.mark;
+  if (!KeepsHistory()) {
+    numbers.floor = mark;
+    return mark;
+  }
+  if (mark > kHistory && numbers.floor < mark - kHistory) {
+    numbers.floor = mark - kHistory;
+    content_->removals.Forget(numbers.floor);
+    content_->forgotten.Forget(numbers.floor);
+  }
+  if (mark - content_->rows.base() > kMarkRange) {
+    if (capture_ != nullptr) capture_->Spoil();  // once in four thousand million operations
+    content_->rows.Rebase(numbers.floor);
+    content_->pending.Rebase(numbers.floor);
+  }
+  return mark;
+}
+
+// What a byte budget leaves to the history of removals.
+void Table::KeepWithinLimits() noexcept {
+  if (spec_.removal_limit < 0 || !KeepsHistory()) return;
+  Content& content = *content_;
+  try {
+    content.removals.Limit(spec_.removal_limit, RowPresent());
+    content.forgotten.Limit(spec_.removal_limit, AnyPresent());
+  } catch (const std::bad_alloc&) {  // no memory to choose with: forget all of it
+    content.removals.Forget(content.numbers.mark);
+    content.forgotten.Forget(content.numbers.mark);
+  }
+  content.numbers.floor = std::max(content.numbers.floor, content.removals.floor());
+}
+
+bool Table::Prepare(StepPart* part, uint64_t mark) const {
+  const RowStore& rows = content_->rows;
+  const RowStore& pending = content_->pending;
+  const size_t n = part->ids.size();
+  part->Reset();
+  if (!ActiveKernels().finite(part->grads, static_cast<int64_t>(n) * spec_.dim)) {
+    part->bad_row = CheckFinite({part->grads, n * static_cast<size_t>(spec_.dim)}, spec_.dim).detail;
+    return false;
+  }
+  if (part->hashes.size() != n) {
+    part->hashes.resize(n);
+    for (size_t i = 0; i < n; ++i) part->hashes[i] = IdMap::Hash(part->ids[i]);
+    part->version = ~uint64_t{0};
+  }
+  if (part->version != rows.version()) {
+    part->cells.resize(n);
+    rows.FindAll(part->ids, part->hashes.data(), part->cells.data(), 0);
+    part->version = rows.version();
+  }
+  if (spec_.times) {
+    for (const int64_t time : part->times) part->newest = std::max(part->newest, time);
+  }
   for (size_t i = 0; i < n; ++i) {
-    if (plan->cells[i] != kNoCell) continue;
-    if (content.pending.size() > 0) plan->waiting[i] = content.pending.Find(step.ids[i]);
-    plan->admitted[i] = Admits(step.ids[i], step.counts[i], plan->waiting[i], mark) ? 1 : 0;
-    if (plan->admitted[i]) {
-      plan->fresh.push_back(step.ids[i]);
-    } else if (plan->waiting[i] == kNoCell && spec_.admission.kind == AdmissionKind::kCount) {
-      plan->counted.push_back(step.ids[i]);
+    if (part->cells[i] != kNoCell) continue;
+    StepPart::Absent absent{static_cast<uint32_t>(i), kNoCell, part->times[i]};
+    bool admitted = true;
+    if (spec_.admission.kind == AdmissionKind::kCount) {
+      int64_t seen = 0;
+      if (pending.size() > 0) absent.counter = pending.Find(part->ids[i]);
+      if (absent.counter != kNoCell) {
+        std::memcpy(&seen, pending.Row(absent.counter), sizeof seen);
+        absent.time = std::max(absent.time, pending.Time(absent.counter));
+        absent.counted = true;
+      }
+      admitted = part->counts[i] >= spec_.admission.occurrences - seen;  // the sum might not fit
+      if (!admitted) part->waiting.push_back(absent);
+    } else {
+      admitted = spec_.admission.kind != AdmissionKind::kProbability ||
+                 spec_.admission.Admits(part->ids[i], part->counts[i], mark);
+    }
+    if (admitted) {
+      part->fresh.push_back(absent);
+    } else {
+      ++part->filtered;
+    }
+  }
+  return true;
+}
+
+void Table::Count(StepPart* part) {
+  if (!content_->sketch) return;
+  Sketch& sketch = *content_->sketch;
+  std::vector<StepPart::Absent> candidates;
+  candidates.swap(part->fresh);
+  const auto id_of = [&](const StepPart::Absent& one) { return part->ids[one.index]; };
+  std::sort(candidates.begin(), candidates.end(),
+            [&](const auto& x, const auto& y) { return id_of(x) < id_of(y); });
+  for (size_t i = 0; i < candidates.size(); ++i) {
+    if (i + kAhead < candidates.size()) sketch.Fetch(id_of(candidates[i + kAhead]));
+    const int stripe = StripeOf(part->hashes[candidates[i].index]);
+    if (capture_ != nullptr) capture_->KeepSketch(stripe, sketch);
+    content_->sketch_marks[static_cast<size_t>(stripe)] = content_->numbers.mark + 1;
+    if (sketch.Add(id_of(candidates[i]), part->counts[candidates[i].index]) >= spec_.admission.occurrences) {
+      part->fresh.push_back(candidates[i]);
+    } else {
+      ++part->filtered;
     }
   }
 }
 
-Status Table::Update(const Gradients& step) {
+void Table::MakeRoom(const TableStep& step, StepPart* part) {
+  if (part->scratch.size() < static_cast<size_t>(2 * spec_.dim)) part->scratch.resize(static_cast<size_t>(2 * spec_.dim));
+  if (part->fresh.empty() && part->waiting.empty()) return;
+  part->rows.reserve(part->fresh.size());
+  TableStep::PerStripe more{}, counters{};
+  for (const StepPart::Absent& one : part->fresh) ++more[static_cast<size_t>(StripeOf(part->hashes[one.index]))];
+  for (const StepPart::Absent& one : part->waiting) {
+    if (one.counter == kNoCell) ++counters[static_cast<size_t>(StripeOf(part->hashes[one.index]))];
+  }
+  for (size_t stripe = 0; stripe < more.size(); ++stripe) {
+    const auto place = static_cast<int>(stripe);
+    const int32_t rows = more[stripe] - step.leaving[stripe];
+    if (more[stripe] > 0 && rows > 0) content_->rows.ReserveStripe(place, static_cast<uint32_t>(rows));
+    const int32_t waiting = counters[stripe] - step.counters_leaving[stripe];
+    if (counters[stripe] > 0 && waiting > 0) {
+      content_->pending.ReserveStripe(place, static_cast<uint32_t>(waiting));
+    }
+  }
+}
+
+void Table::ReserveStep(const TableStep& step) {
+  int64_t fresh = 0, counters = 0;
+  size_t dropped = 0;
+  for (const StepPart& part : step.parts) {
+    fresh += static_cast<int64_t>(part.fresh.size());
+    dropped += part.dropped.size();
+    counters += std::count_if(part.waiting.begin(), part.waiting.end(),
+                              [](const StepPart::Absent& one) { return one.counter == kNoCell; });
+  }
+  Content& content = *content_;
+  content.rows.ReserveCells(std::max<int64_t>(0, fresh - static_cast<int64_t>(step.victims.size())));
+  content.pending.ReserveCells(std::max<int64_t>(0, counters - static_cast<int64_t>(step.counter_victims.size())));
+  if (!KeepsHistory()) return;
+  content.removals.Reserve(step.victims.size(), RowPresent());
+  content.forgotten.Reserve(step.counter_victims.size() + dropped, AnyPresent());
+}
+
+// From here on nothing can fail.
+uint64_t Table::Admit(TableStep* step) {
+  Content& content = *content_;
+  const uint64_t mark = NextMark();
+  for (const StepPart& part : step->parts) {
+    content.numbers.newest = std::max(content.numbers.newest, part.newest);
+    content.numbers.filtered += part.filtered;
+    content.numbers.admitted += static_cast<int64_t>(part.fresh.size());
+  }
+  EvictForRoom(*step, mark);
+  for (StepPart& part : step->parts) {
+    for (const StepPart::Absent& one : part.fresh) {
+      if (one.counter != kNoCell) content.pending.Erase(part.ids[one.index], one.counter);
+      part.rows.push_back(content.rows.Take());
+    }
+    for (const StepPart::Absent& one : part.dropped) DropCount(part.ids[one.index], one.counter, mark);
+    for (StepPart::Absent& one : part.waiting) {
+      if (one.counter == kNoCell) one.counter = content.pending.Take();
+    }
+  }
+  return mark;
+}
+
+void Table::BearRow(int64_t id, Cell cell, float* scratch) {
+  if (spec_.precision == Precision::kFloat32) {
+    spec_.init.Fill(id, spec_.dim, reinterpret_cast<float*>(content_->rows.Row(cell)));
+  } else {
+    spec_.init.Fill(id, spec_.dim, scratch);
+    ActiveKernels().encode(spec_.precision, spec_.dim, scratch, content_->rows.Row(cell));
+  }
+  if (slots_ > 0) spec_.rule.FreshSlots(spec_.dim, SlotsOf(cell));
+}
+
+void Table::LearnRow(const StepPart& part, uint32_t index, Cell cell, uint64_t mark, float lr, float* scratch) {
+  RowStore& rows = content_->rows;
+  const Kernels& kernels = ActiveKernels();
+  const int64_t dim = spec_.dim;
+  rows.SetTime(cell, std::max(rows.Time(cell), part.times[index]));
+  if (rows.keeps_frequencies()) {
+    const int64_t grown = std::min<int64_t>(kMostFrequent, part.counts[index]) + rows.Frequency(cell);
+    rows.SetFrequency(cell, static_cast<uint8_t>(std::min<int64_t>(kMostFrequent, grown)));
+  }
+  rows.Touch(cell, mark);
+  const float* grad = part.grads + static_cast<int64_t>(index) * dim;
+  float* row = reinterpret_cast<float*>(rows.Row(cell));
+  const bool whole = spec_.precision == Precision::kFloat32;
+  if (!whole) {
+    row = scratch + dim;
+    kernels.decode(spec_.precision, dim, rows.Row(cell), row);
+  }
+  if (!spec_.clips.empty()) {
+    std::copy(grad, grad + dim, scratch);
+    for (const Clip& clip : spec_.clips) kernels.clip(clip, dim, part.counts[index], row, scratch);
+    grad = scratch;
+  }
+  kernels.step(spec_.rule, lr, dim, row, SlotsOf(cell), grad);
+  if (!whole) {
+    const uint64_t stream = RoundingStream(spec_.init.key, part.ids[index], mark);
+    kernels.encode_stochastic(spec_.precision, dim, row, stream, rows.Row(cell));
+  }
+}
+
+void Table::CommitCounters(const StepPart& part, uint64_t mark) {
+  RowStore& pending = content_->pending;
+  for (const StepPart::Absent& one : part.waiting) {
+    int64_t count = 0;
+    if (one.counted) {
+      pending.BeforeChange(one.counter);
+      std::memcpy(&count, pending.Row(one.counter), sizeof count);
+    } else {
+      pending.Link(part.ids[one.index], part.hashes[one.index], one.counter);
+    }
+    count += part.counts[one.index];  // stays below the threshold, else the id would have been admitted
+    std::memcpy(pending.Row(one.counter), &count, sizeof count);
+    pending.SetTime(one.counter, one.time);
+    pending.Touch(one.counter, mark);
+  }
+}
+
+void Table::Commit(StepPart& part, uint64_t mark, float lr) {
+  RowStore& rows = content_->rows;
+  const size_t n = part.ids.size();
+  float* scratch = part.scratch.data();
+  const auto fetch = [&](size_t i) {
+    if (i < n && part.cells[i] != kNoCell) rows.FetchForWrite(part.cells[i]);
+  };
+  for (size_t i = 0; i < std::min(kAhead, n); ++i) fetch(i);
+  for (size_t i = 0; i < n; ++i) {
+    fetch(i + kAhead);
+    const Cell cell = part.cells[i];
+    if (cell == kNoCell) continue;
+    rows.BeforeChange(cell);
+    LearnRow(part, static_cast<uint32_t>(i), cell, mark, lr, scratch);
+  }
+  for (size_t k = 0; k < part.fresh.size(); ++k) {
+    const StepPart::Absent& one = part.fresh[k];
+    rows.Link(part.ids[one.index], part.hashes[one.index], part.rows[k]);
+    rows.SetTime(part.rows[k], one.time);
+    BearRow(part.ids[one.index], part.rows[k], scratch);
+    LearnRow(part, one.index, part.rows[k], mark, lr, scratch);
+  }
+  CommitCounters(part, mark);
+}
+
+Status Table::Update(const Gradients& step, float lr) {
   const size_t n = step.ids.size();
   if (!Fits(step.grads.size(), n, spec_.dim) || step.counts.size() != n || step.times.size() != n) {
     return {Code::kInvalid, 0};
@@ -88,194 +331,21 @@ Status Table::Update(const Gradients& step) {
   return Guarded([&]() -> Status {
     if (const Status status = CheckUnique(step.ids); !status.ok()) return status;
     if (const Status status = CheckCounts(step.counts); !status.ok()) return status;
-    if (const Status status = CheckFinite(step.grads, spec_.dim); !status.ok()) return status;
-    const std::unique_lock guard(lock_);
-    Plan plan;
-    MakePlan(step, content_->counters.mark + 1, &plan);
-    content_->rows.Reserve(plan.fresh);
-    content_->pending.Reserve(plan.counted);
-    content_->journal.Reserve(n, LiveMarksOf(content_->rows));
-    Learn(step, plan, NextMark());  // from here on nothing can fail
-    return {};
-  });
-}
-
-void Table::Learn(const Gradients& step, const Plan& plan, uint64_t mark) {
-  RowStore& rows = content_->rows;
-  const size_t n = step.ids.size();
-  for (size_t i = 0; i < n; ++i) {
-    if (i + kAhead < n && plan.cells[i + kAhead] != kNoCell) {
-      const std::byte* ahead = rows.Data(plan.cells[i + kAhead]);
-      __builtin_prefetch(ahead, 1);
-      __builtin_prefetch(ahead + 64, 1);
-    }
-    Cell cell = plan.cells[i];
-    if (cell == kNoCell) {
-      if (!plan.admitted[i]) {
-        ++content_->counters.filtered;
-        if (spec_.admission.kind == AdmissionKind::kCount) {
-          Wait(step.ids[i], plan.waiting[i], step.counts[i], step.times[i]);
-        }
-        continue;
-      }
-      int64_t time = step.times[i];
-      if (plan.waiting[i] != kNoCell) {
-        time = std::max(time, WaitingOf(content_->pending, plan.waiting[i])->time);
-        content_->pending.Erase(step.ids[i], plan.waiting[i]);
-      }
-      cell = InsertRow(step.ids[i], time);
-      spec_.init.Fill(step.ids[i], spec_.dim, FloatsOf(rows, cell));
-      ++content_->counters.admitted;
-    }
-    Head* head = HeadOf(rows, cell);
-    head->time = std::max(head->time, step.times[i]);
-    head->mark = mark;
-    float* row = FloatsOf(rows, cell);
-    spec_.rule.Step(spec_.dim, row, row + spec_.dim, step.grads.data() + i * static_cast<size_t>(spec_.dim));
-    content_->journal.Add(mark, step.ids[i]);
-  }
-}
-
-void Table::Wait(int64_t id, Cell waiting, int64_t count, int64_t time) {
-  RowStore& pending = content_->pending;
-  if (waiting == kNoCell) {
-    *WaitingOf(pending, pending.Insert(id)) = {time, count};
-    return;
-  }
-  Waiting* entry = WaitingOf(pending, waiting);
-  entry->count += count;  // stays below the threshold, else the id would have been admitted
-  entry->time = std::max(entry->time, time);
-}
-
-Cell Table::InsertRow(int64_t id, int64_t time) {
-  RowStore& rows = content_->rows;
-  const Cell cell = rows.Insert(id);
-  *HeadOf(rows, cell) = {time, 0};
-  if (slots_ > 0) spec_.rule.FreshSlots(spec_.dim, FloatsOf(rows, cell) + spec_.dim);
-  return cell;
-}
-
-void Table::DropRow(int64_t id, Cell cell, uint64_t mark) {
-  content_->rows.Erase(id, cell);
-  if (!spec_.serving) content_->journal.Add(mark, id);
-}
-
-void Table::ForgetCount(int64_t id) {
-  if (content_->pending.size() == 0) return;
-  const Cell cell = content_->pending.Find(id);
-  if (cell != kNoCell) content_->pending.Erase(id, cell);
-}
-
-Status Table::Assign(std::span<const int64_t> ids, std::span<const float> rows,
-                     std::span<const int64_t> times) {
-  const size_t n = ids.size();
-  const auto dim = static_cast<size_t>(spec_.dim);
-  if (!Fits(rows.size(), n, spec_.dim) || (!times.empty() && times.size() != n)) return {Code::kInvalid, 0};
-  return Guarded([&]() -> Status {
-    if (const Status status = CheckUnique(ids); !status.ok()) return status;
-    if (const Status status = CheckFinite(rows, spec_.dim); !status.ok()) return status;
-    const std::unique_lock guard(lock_);
-    RowStore& store = content_->rows;
-    std::vector<Cell> cells(n);
-    std::vector<int64_t> fresh;
-    store.FindAll(ids, cells.data());
-    for (size_t i = 0; i < n; ++i) {
-      if (cells[i] == kNoCell) fresh.push_back(ids[i]);
-    }
-    store.Reserve(fresh);
-    if (!spec_.serving) content_->journal.Reserve(n, LiveMarksOf(store));
-    const uint64_t mark = NextMark();
-    for (size_t i = 0; i < n; ++i) {
-      Cell cell = cells[i];
-      if (cell == kNoCell) {
-        ForgetCount(ids[i]);
-        cell = InsertRow(ids[i], times.empty() ? 0 : times[i]);
-      } else if (!times.empty()) {
-        HeadOf(store, cell)->time = std::max(HeadOf(store, cell)->time, times[i]);
-      }
-      HeadOf(store, cell)->mark = mark;
-      std::memcpy(FloatsOf(store, cell), rows.data() + i * dim, dim * sizeof(float));
-      if (!spec_.serving) content_->journal.Add(mark, ids[i]);
-    }
-    return {};
-  });
-}
-
-Status Table::Remove(std::span<const int64_t> ids) {
-  return Guarded([&]() -> Status {
-    const std::unique_lock guard(lock_);
-    if (!spec_.serving) content_->journal.Reserve(ids.size(), LiveMarksOf(content_->rows));
-    const uint64_t mark = NextMark();
-    int64_t removed = 0;
-    for (const int64_t id : ids) {
-      const Cell cell = content_->rows.Find(id);
-      if (cell != kNoCell) {
-        DropRow(id, cell, mark);
-        ++removed;
-      }
-      ForgetCount(id);
-    }
-    return {Code::kOk, removed};
-  });
-}
-
-Status Table::Evict(int64_t before) {
-  return Guarded([&]() -> Status {
-    std::vector<int64_t> rows, counts;
-    uint64_t seen = 0;
-    const auto collect = [&] {
-      rows.clear();
-      counts.clear();
-      const Content& content = *content_;
-      content.rows.ForEach([&](Cell cell) {
-        if (HeadOf(content.rows, cell)->time < before) rows.push_back(content.rows.IdOf(cell));
-      });
-      content.pending.ForEach([&](Cell cell) {
-        const auto* waiting = reinterpret_cast<const Waiting*>(content.pending.Data(cell));
-        if (waiting->time < before) counts.push_back(content.pending.IdOf(cell));
-      });
-      seen = content.counters.mark;
-    };
-    {
-      const std::shared_lock guard(lock_);  // the long scan runs beside readers
-      collect();
-    }
-    const std::unique_lock guard(lock_);
-    if (seen != content_->counters.mark) collect();  // somebody wrote in between
-    if (!spec_.serving) content_->journal.Reserve(rows.size(), LiveMarksOf(content_->rows));
-    const uint64_t mark = NextMark();
-    for (const int64_t id : rows) DropRow(id, content_->rows.Find(id), mark);
-    for (const int64_t id : counts) ForgetCount(id);
-    const auto removed = static_cast<int64_t>(rows.size());
-    content_->counters.evicted += removed;
-    return {Code::kOk, removed};
-  });
-}
-
-Status Table::Clear() {
-  return Guarded([&]() -> Status {
-    const std::unique_lock guard(lock_);
-    Content empty(RowBytes());
-    if (!spec_.serving) {
-      content_->journal.Reserve(static_cast<size_t>(content_->rows.size()), LiveMarksOf(content_->rows));
-    }
-    const uint64_t mark = NextMark();
-    if (!spec_.serving) {
-      content_->rows.ForEach([&](Cell cell) { content_->journal.Add(mark, content_->rows.IdOf(cell)); });
-    }
-    content_->rows = std::move(empty.rows);
-    content_->pending = std::move(empty.pending);
-    return {};
-  });
-}
-
-Status Table::Forget(uint64_t mark) {
-  return Guarded([&]() -> Status {
-    const std::unique_lock guard(lock_);
-    Counters& counters = content_->counters;
-    if (mark > counters.mark) return {Code::kFuture, static_cast<int64_t>(counters.mark)};
-    counters.floor = std::max(counters.floor, mark);
-    content_->journal.Forget(counters.floor);
+    TableStep work;
+    work.parts.resize(1);
+    StepPart& part = work.parts[0];
+    part.ids = step.ids;
+    part.counts = step.counts;
+    part.times = step.times;
+    part.grads = step.grads.data();
+    const WriteLock guard(this, static_cast<int64_t>(n));
+    if (!Prepare(&part, content_->numbers.mark + 1)) return {Code::kNotFinite, part.bad_row};
+    Count(&part);
+    Decide(&work);
+    MakeRoom(work, &part);
+    ReserveStep(work);
+    Commit(part, Admit(&work), lr);
+    KeepWithinLimits();
     return {};
   });
 }

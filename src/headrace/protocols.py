@@ -228,6 +228,15 @@ class RowTransform(Protocol):
         ...
 
 
+@runtime_checkable
+class Schedule(Protocol):
+    """A factor on a learning rate, by the number of the update; stateless, a frozen dataclass."""
+
+    def __call__(self, step: int) -> float:
+        """Return the factor, finite and at least 0, of update `step` (1, 2, ...)."""
+        ...
+
+
 class Cadence(Protocol):
     """Says when a new version is due."""
 

@@ -1,43 +1,68 @@
-"""Embedding tables: collisionless, with row rules, admission, expiry, change history and snapshots.
+"""Embedding tables: collisionless, with row rules, admission, expiry, budgets, change history and snapshots.
 
 `open_table` gives the native table, or the reference in Python with one warning where there is none.
 """
 
-from headrace.store.admission import AdmitAll, AdmitCount, AdmitProbability
+from headrace.store.admission import AdmitAll, AdmitCount, AdmitProbability, AdmitSketch
+from headrace.store.capacity import bytes_for, capacity_rows
 from headrace.store.collection import EmbeddingCollection, FeatureLookup
 from headrace.store.eviction import Expiry, expire
 from headrace.store.initial import Constant, InitialRow, Normal, Uniform, Zeros
 from headrace.store.notices import fallbacks
 from headrace.store.reference import ReferenceTable
-from headrace.store.row_rules import FTRL, SGD, Adagrad, Adam, RowRule
+from headrace.store.row_rules import FTRL, SGD, Adagrad, Adam, AdamW, Momentum, RowRule
+from headrace.store.row_rules_whole import GroupFTRL, RowWiseAdagrad
+from headrace.store.shards import BUCKETS, bucket_of, reshard, shard_of
 from headrace.store.snapshot import read_snapshot, write_snapshot
+from headrace.store.storage import LFU, LRU, Storage
 from headrace.store.table import NativeTable, open_table
 from headrace.store.table_config import TableConfig, TableStats
+from headrace.store.table_files import Saving, TableFile, begin_save, inspect_table_file, load_table, save_table
 
 __all__ = [
+    "BUCKETS",
     "FTRL",
+    "LFU",
+    "LRU",
     "SGD",
     "Adagrad",
     "Adam",
+    "AdamW",
     "AdmitAll",
     "AdmitCount",
     "AdmitProbability",
+    "AdmitSketch",
     "Constant",
     "EmbeddingCollection",
     "Expiry",
     "FeatureLookup",
+    "GroupFTRL",
     "InitialRow",
+    "Momentum",
     "NativeTable",
     "Normal",
     "ReferenceTable",
     "RowRule",
+    "RowWiseAdagrad",
+    "Saving",
+    "Storage",
     "TableConfig",
+    "TableFile",
     "TableStats",
     "Uniform",
     "Zeros",
+    "begin_save",
+    "bucket_of",
+    "bytes_for",
+    "capacity_rows",
     "expire",
     "fallbacks",
+    "inspect_table_file",
+    "load_table",
     "open_table",
     "read_snapshot",
+    "reshard",
+    "save_table",
+    "shard_of",
     "write_snapshot",
 ]

@@ -9,7 +9,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from headrace.errors import CapacityError, HeadraceError, NumericError, StaleError, StoreError
+from headrace.errors import CapacityError, HeadraceError, NumericError, RowRuleMismatch, StaleError, StoreError
 from headrace.store.hashing import IdArray
 from headrace.store.row_rules import FloatArray
 
@@ -109,6 +109,27 @@ class Arguments:
         return CapacityError(
             f"{self.table}, {what}", got="no memory", expected="room for the rows of this call",
             do="Nothing was changed. Shorten ttl_s, or admit fewer ids.",
+        )  # fmt: skip
+
+    def over_capacity(self, what: str, capacity: int) -> CapacityError:
+        """Return the error for more rows in one call than the table may hold."""
+        return CapacityError(
+            f"{self.table}, {what}", got="more than max_bytes holds", expected=f"at most {capacity}",
+            do="Nothing was changed. Raise max_bytes, or give fewer.",
+        )  # fmt: skip
+
+    def no_event_times(self, what: str) -> StoreError:
+        """Return the error for expiry on a table that keeps no event times."""
+        return StoreError(
+            f"{self.table}, {what}", got="a table without event times", expected="Storage(event_times=True)",
+            do="Only rows that know when they were touched can expire; `remove` takes ids.",
+        )  # fmt: skip
+
+    def sketch(self, got: int, expected: int) -> StoreError:
+        """Return the error for the filter of a table with another admission."""
+        return RowRuleMismatch(
+            f"State for {self.table.lower()}, sketch", got=f"{got} bytes", expected=f"{expected} bytes",
+            do="Open the table with the admission that the state was saved with.",
         )  # fmt: skip
 
 

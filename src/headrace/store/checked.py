@@ -32,7 +32,7 @@ class CheckedTable(ABC):
     moves the mark by one, also when it happens to touch nothing. A refused call changes nothing at all.
 
     Thread safety: every method may be called from any thread; lookups run while nothing else writes, and see each
-    write whole or not at all. With `transforms`, only one thread may call `update`.
+    write whole or not at all. With a `schedule`, or `transforms` without a native form, one thread may call `update`.
 
     Args:
         config: What the table is made of.
@@ -43,7 +43,10 @@ class CheckedTable(ABC):
         self._config, self._serving = config, serving
         self._arguments = Arguments(config.name, config.dim)
         self._admission = AdmitAll() if serving else config.admission
-        for transform in () if serving else config.transforms:
+        self._python_transforms = () if serving else config.transforms
+        for transform in self._python_transforms:
+            if hasattr(transform, "native_form"):
+                continue
             name = f"{type(transform).__module__}.{type(transform).__qualname__}"
             note_once(
                 f"transform {name}",
@@ -103,15 +106,15 @@ class CheckedTable(ABC):
         gradients = self._arguments.float32("gradients", grads, len(wanted))
         occurrences = self._arguments.int64("counts", counts, len(wanted))
         moments = self._arguments.int64("times", times, len(wanted))
-        if self._config.transforms:
+        if self._python_transforms:
             gradients = self._transformed(ids, grads.detach(), counts)
         self._update(wanted, gradients, occurrences, moments)
 
     def _transformed(self, ids: Tensor, grads: Tensor, counts: Tensor) -> FloatArray:
         rows = self.lookup(ids)
-        for transform in self._config.transforms:
+        for transform in self._python_transforms:
             grads = transform(rows, grads, counts)
-        what = f"gradients from {type(self._config.transforms[-1]).__name__}"
+        what = f"gradients from {type(self._python_transforms[-1]).__name__}"
         return self._arguments.float32(what, grads, int(ids.shape[0]))
 
     def assign(self, ids: Tensor, rows: Tensor, times: Tensor | None = None) -> None:

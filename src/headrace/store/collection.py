@@ -1,25 +1,39 @@
 """EmbeddingCollection: the tables of a model as one `nn.Module`, and the way gradients go back into them.
 
-A forward pass under gradient looks every distinct id up once per table, makes the rows a leaf of the autograd graph
-and pools them per feature. After `backward`, `apply_gradients` takes the gradients of these leaves, one per distinct
-id and already summed over all its occurrences and all features that share the table, and updates each table once.
+A forward pass under gradient finds every distinct id of every table once and pools its rows per feature. In the
+backward pass gradients are summed per distinct id, over all its occurrences and all features that share the table;
+`apply_gradients` then updates each table once. Native tables do all of that in one call for all features together.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
+from torch.autograd.function import once_differentiable
 
 from headrace.config import known_name, require
-from headrace.errors import NonFiniteLoss, SchemaError, StoreError
+from headrace.errors import StoreError
 from headrace.protocols import Table
-from headrace.types import Batch, Jagged
+from headrace.store.passes import (
+    POOLINGS,
+    Lookup,
+    NativePass,
+    NativeTables,
+    Pass,
+    PlainPass,
+    Sums,
+    ids_of,
+    newest,
+    not_finite,
+)
+from headrace.store.table import NativeTable
+from headrace.types import Batch
 
-POOLINGS = ("sum", "mean", "none")
 MAX_KEPT = 1024
 """Forward passes that may wait for `apply_gradients`; more means that somebody forgot `torch.no_grad()`."""
 
@@ -43,28 +57,45 @@ class FeatureLookup:
 
 
 @dataclass(slots=True)
-class _Occurrences:
-    """What a batch holds for one table: U distinct ids, ascending, the place of each of L values, and counts (U,)."""
-
-    ids: Tensor
-    places: Tensor
-    counts: Tensor
-
-
-@dataclass(slots=True)
 class _Kept:
-    """A forward pass that waits for `apply_gradients`."""
+    """A forward pass that waits for `apply_gradients`: its batch, and a pass over each group of tables."""
 
     batch: Batch
-    found: dict[str, _Occurrences]
-    leaves: dict[str, Tensor]
+    passes: list[Pass]
+
+    def pass_of(self, table: str) -> Pass | None:
+        """Return the pass that brought a gradient to this table, if any."""
+        for one in self.passes:
+            if one.has(table):
+                return one if one.flowed(table) else None
+        return None
+
+
+class _Rows(torch.autograd.Function):
+    """Gives the outputs of a pass to autograd, and their gradients back to the pass."""
+
+    @staticmethod
+    def forward(ctx: Any, anchor: Tensor, one: Pass, *outputs: Tensor) -> tuple[Tensor, ...]:
+        """Return outputs that ask for gradients, because the anchor does."""
+        ctx.one = one
+        ctx.set_materialize_grads(False)
+        ctx.mark_dirty(*outputs)
+        return outputs
+
+    @staticmethod
+    @once_differentiable  # type: ignore[untyped-decorator]
+    def backward(ctx: Any, *grads: Tensor | None) -> tuple[None, ...]:
+        """Add gradients to the pass."""
+        ctx.one.accumulate(grads)
+        return (None, None, *(None for _ in grads))
 
 
 class EmbeddingCollection(nn.Module):
     """Looks up all embedded features of a batch and brings the gradients back.
 
     Under `torch.no_grad()` a forward pass keeps nothing and may run in many threads at once, beside a thread that
-    learns. With gradients it keeps its rows until `apply_gradients` or `discard`; one thread at a time.
+    learns. With gradients it keeps what it found until `apply_gradients` or `discard`; one thread at a time. Work on
+    native tables is spread over `torch.get_num_threads()` threads; results do not depend on their number.
 
     The tables are no part of `state_dict`: they have their own `state`.
 
@@ -83,9 +114,11 @@ class EmbeddingCollection(nn.Module):
         names = [lookup.feature for lookup in lookups]
         require(len(set(names)) == len(names), "EmbeddingCollection.lookups", got=names, expected="one per feature")
         self._tables, self._lookups = dict(tables), tuple(lookups)
-        self._by_table: dict[str, list[FeatureLookup]] = {}
-        for lookup in lookups:
-            self._by_table.setdefault(lookup.table, []).append(lookup)
+        native = {name: table for name, table in tables.items() if _is_native(table)}
+        fast = [lookup for lookup in lookups if lookup.table in native]
+        self._plain = [lookup for lookup in lookups if lookup.table not in native]
+        self._native = NativeTables(native, fast) if fast else None  # type: ignore[arg-type]
+        self._anchor = torch.zeros(0, requires_grad=True)
         self._kept: list[_Kept] = []
 
     @property
@@ -109,39 +142,42 @@ class EmbeddingCollection(nn.Module):
             Features pooled by sum or mean: (B, D) float32. Pooling none: (L, D), in the order of the feature's values.
 
         Raises:
-            SchemaError: If the batch lacks a feature.
+            SchemaError: If the batch lacks a feature, or its offsets do not fit its ids.
             StoreError: If more than 1024 forward passes wait for `apply_gradients`.
         """
         if not torch.is_grad_enabled():
-            return {item.feature: self._read(item, self._ids(batch, item)) for item in self._lookups}
+            return self._read(batch)
         if len(self._kept) >= MAX_KEPT:
             raise StoreError(
                 "EmbeddingCollection.forward", got=f"{MAX_KEPT} forward passes that wait for apply_gradients",
                 expected="apply_gradients or discard after backward", do="Evaluate under torch.no_grad().",
             )  # fmt: skip
-        kept, pooled = _Kept(batch, {}, {}), {}
-        for name, lookups in self._by_table.items():
-            jagged = [self._ids(batch, item) for item in lookups]
-            found = _occurrences(jagged)
-            leaf = self._tables[name].lookup(found.ids).requires_grad_()
-            kept.found[name], kept.leaves[name] = found, leaf
-            places = torch.split(found.places, [len(item.values) for item in jagged])
-            for item, ids, place in zip(lookups, jagged, places, strict=True):
-                pooled[item.feature] = _pool(leaf, place, ids.offsets, item.pooling)
+        kept, found = _Kept(batch, []), dict[str, Tensor]()
+        if self._native is not None:
+            fast, outputs = NativePass.begin(self._native, batch)
+            found |= self._tracked(kept, fast, outputs, self._native.lookups)
+        if self._plain:
+            plain, outputs = PlainPass.begin(self._tables, self._plain, batch)
+            found |= self._tracked(kept, plain, outputs, self._plain)
         self._kept.append(kept)
-        return {item.feature: pooled[item.feature] for item in self._lookups}
+        return {item.feature: found[item.feature] for item in self._lookups}
 
-    def _ids(self, batch: Batch, item: FeatureLookup) -> Jagged:
-        if item.feature not in batch.ids:
-            raise SchemaError(
-                f"Batch feature '{item.feature}'", got=f"features {sorted(batch.ids)}", expected="ids for every lookup",
-                do="Collate with the schema that the model was built from.",
-            )  # fmt: skip
-        return batch.ids[item.feature]
+    def _tracked(
+        self, kept: _Kept, one: Pass, outputs: list[Tensor], lookups: Sequence[Lookup]
+    ) -> dict[str, Tensor]:
+        kept.passes.append(one)
+        rows = _Rows.apply(self._anchor, one, *outputs)  # type: ignore[no-untyped-call]
+        return {lookup.feature: row for lookup, row in zip(lookups, rows, strict=True)}
 
-    def _read(self, item: FeatureLookup, ids: Jagged) -> Tensor:
-        rows = self._tables[item.table].lookup(ids.values)
-        return _pool(rows, torch.arange(len(ids.values)), ids.offsets, item.pooling)
+    def _read(self, batch: Batch) -> dict[str, Tensor]:
+        found: dict[str, Tensor] = {}
+        if self._native is not None:
+            outputs = self._native.read(batch)
+            found = {lookup.feature: out for lookup, out in zip(self._native.lookups, outputs, strict=True)}
+        if self._plain:
+            outputs = PlainPass(self._tables, self._plain, batch, keep=False).rows()
+            found |= {lookup.feature: out for lookup, out in zip(self._plain, outputs, strict=True)}
+        return {item.feature: found[item.feature] for item in self._lookups}
 
     @torch.no_grad()
     def apply_gradients(self, batch: Batch) -> None:
@@ -162,70 +198,47 @@ class EmbeddingCollection(nn.Module):
                 "EmbeddingCollection.apply_gradients", got="no forward pass with gradients",
                 expected="forward, backward, then apply_gradients", do="Call the model outside torch.no_grad().",
             )  # fmt: skip
-        try:
-            steps = [step for name in self._by_table for step in self._step(name, batch)]
-            for name, _, grads, _, _ in steps:
-                if not bool(torch.isfinite(grads).all()):
-                    raise NonFiniteLoss(
-                        f"Gradient for table '{name}'", got="NaN or infinity", expected="finite gradients",
-                        do="No table was changed. Lower the learning rate, or look at this batch.",
-                    )  # fmt: skip
-        finally:
-            self.discard()
-        for name, ids, grads, counts, times in steps:
-            self._tables[name].update(ids, grads, counts, times)
+        kept, self._kept = self._kept, []
+        flowed = [one for one in kept if any(one.pass_of(name) for name in self._tables)]
+        if len(flowed) == 1 and flowed[0].batch is batch:
+            for one in flowed[0].passes:
+                one.check()
+            for one in flowed[0].passes:
+                one.apply()
+            return
+        steps = {name: step for name in self._tables if (step := self._merged(name, flowed, batch)) is not None}
+        for name, step in steps.items():
+            if not np.isfinite(step.grads).all():
+                raise not_finite(name)
+        for name, step in steps.items():
+            arrays = (step.ids, step.grads, step.counts, step.times)
+            self._tables[name].update(*(torch.from_numpy(array) for array in arrays))
 
-    def _step(self, name: str, batch: Batch) -> list[tuple[str, Tensor, Tensor, Tensor, Tensor]]:
-        """Return the update of one table as (name, ids, grads, counts, times), or nothing where nothing flowed."""
-        flowed = [kept for kept in self._kept if kept.leaves[name].grad is not None and len(kept.leaves[name])]
-        if not flowed:
-            return []
-        only = flowed[0] if len(flowed) == 1 and flowed[0].batch is batch else None
-        jagged = [self._ids(batch, item) for item in self._by_table[name]]
-        found = only.found[name] if only else _occurrences(jagged)
-        times = _newest(found, jagged, batch.event_times)
-        if only is not None:
-            grad = only.leaves[name].grad
-            assert grad is not None
-            return [(name, found.ids, grad, found.counts, times)]
-        ids = torch.unique(torch.cat([kept.found[name].ids for kept in flowed]))
-        at = torch.searchsorted(found.ids, ids).clamp(max=max(len(found.ids) - 1, 0))
-        if not len(found.ids) or not bool((found.ids[at] == ids).all()):
+    def _merged(self, name: str, kept: Sequence[_Kept], batch: Batch) -> Sums | None:
+        """Return the update of one table from several passes, or None where nothing flowed."""
+        sums = [one.sums(name) for item in kept if (one := item.pass_of(name)) is not None]
+        if not sums:
+            return None
+        jagged = [ids_of(batch, item) for item in self._lookups if item.table == name]
+        values = np.concatenate([item.values.numpy() for item in jagged])
+        known, places, counts = np.unique(values, return_inverse=True, return_counts=True)
+        times = newest(places.reshape(-1), len(known), jagged, batch.event_times)
+        ids = np.unique(np.concatenate([one.ids for one in sums]))
+        at = np.searchsorted(known, ids).clip(max=max(len(known) - 1, 0))
+        if not len(known) or not bool((known[at] == ids).all()):
             raise StoreError(
                 f"EmbeddingCollection.apply_gradients, table '{name}'", got="ids that the batch does not hold",
                 expected="the batch that was looked up", do="Pass the whole batch, not a part of it.",
             )  # fmt: skip
-        grads = torch.zeros(len(ids), flowed[0].leaves[name].shape[1])
-        for kept in flowed:
-            grad = kept.leaves[name].grad
-            assert grad is not None
-            grads[torch.searchsorted(ids, kept.found[name].ids)] += grad
-        return [(name, ids, grads, found.counts[at], times[at])]
+        grads = np.zeros((len(ids), sums[0].grads.shape[1]), np.float32)
+        for one in sums:
+            grads[np.searchsorted(ids, one.ids)] += one.grads
+        return Sums(ids, grads, counts[at], times[at])
 
     def discard(self) -> None:
         """Forget every forward pass since the last `apply_gradients`: after a loss that was refused."""
         self._kept.clear()
 
 
-def _occurrences(jagged: Sequence[Jagged]) -> _Occurrences:
-    values = torch.cat([item.values for item in jagged])
-    ids, places, counts = torch.unique(values, return_inverse=True, return_counts=True)
-    return _Occurrences(ids, places, counts)
-
-
-def _newest(found: _Occurrences, jagged: Sequence[Jagged], event_times: Tensor) -> Tensor:
-    """Return the newest event time (U,) among the examples that each id occurs in."""
-    spread = torch.cat([torch.repeat_interleave(event_times, item.offsets.diff()) for item in jagged])
-    newest = torch.full_like(found.ids, torch.iinfo(torch.int64).min)
-    return newest.scatter_reduce(0, found.places, spread, "amax")
-
-
-def _pool(rows: Tensor, places: Tensor, offsets: Tensor, pooling: str) -> Tensor:
-    """Return rows[places] (L, D), or pooled per example (B, D). The same operations with and without gradients."""
-    if pooling == "none":
-        return functional.embedding(places, rows)
-    if len(offsets) == 1:
-        return rows.new_zeros(0, rows.shape[1])
-    if not len(places):
-        return rows.new_zeros(len(offsets) - 1, rows.shape[1])
-    return functional.embedding_bag(places, rows, offsets, mode=pooling, include_last_offset=True)
+def _is_native(table: Table) -> bool:
+    return isinstance(table, NativeTable) and table.native is not None

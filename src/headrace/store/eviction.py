@@ -40,6 +40,9 @@ class Expiry:
     Args:
         tables: Tables by name; those without `ttl_s` never expire.
 
+    Raises:
+        ConfigError: If a table has a `ttl_s` and keeps no event times.
+
     Example:
         >>> from headrace.store import ReferenceTable, TableConfig
         >>> table = ReferenceTable(TableConfig(name="user", dim=2, ttl_s=3600.0))
@@ -49,6 +52,8 @@ class Expiry:
 
     def __init__(self, tables: Mapping[str, Expiring]) -> None:
         self._tables = {name: table for name, table in sorted(tables.items()) if table.config.ttl_s is not None}
+        for table in self._tables.values():
+            _require_times(table)
         self._cells: dict[str, int] = {}
 
     def advance(self, newest: int) -> int:
@@ -59,8 +64,8 @@ class Expiry:
         """
         removed = 0
         for name, table in self._tables.items():
-            assert table.config.ttl_s is not None
-            ttl = round(table.config.ttl_s * 1e6)
+            ttl = table.config.ttl_us
+            assert ttl is not None
             cell = newest // max(ttl // CHECKS_PER_TTL, 1)
             if cell > self._cells.get(name, cell):
                 removed += table.evict(newest - ttl)
@@ -87,10 +92,16 @@ def expire(table: Expiring, now: int) -> int:
     """Evict from one table what is older than its `ttl_s` at event time `now` (µs); return rows removed.
 
     Raises:
-        ConfigError: If the table has no `ttl_s`.
+        ConfigError: If the table has no `ttl_s`, or keeps no event times.
     """
-    ttl_s = table.config.ttl_s
-    require(ttl_s is not None, f"Table '{table.config.name}', ttl_s", got=None, expected="seconds",
+    ttl = table.config.ttl_us
+    require(ttl is not None, f"Table '{table.config.name}', ttl_s", got=None, expected="seconds",
             do="Give TableConfig a ttl_s.")  # fmt: skip
-    assert ttl_s is not None
-    return table.evict(now - round(ttl_s * 1e6))
+    assert ttl is not None
+    _require_times(table)
+    return table.evict(now - ttl)
+
+
+def _require_times(table: Expiring) -> None:
+    require(table.config.storage.event_times, f"Table '{table.config.name}', storage", got="event_times=False",
+            expected="event_times=True, because rows expire by them")  # fmt: skip

@@ -17,12 +17,14 @@ from torch import Tensor
 from headrace.config import tree
 from headrace.errors import CorruptSnapshot, RowRuleMismatch
 from headrace.store.hashing import IdArray
+from headrace.store.precision import ByteArray
 from headrace.store.row_rules import FloatArray
 from headrace.store.table_config import TableConfig
 from headrace.types import State, StateValue
 
-FORMAT = 1
-_NUMBERS = ("mark", "floor", "admitted", "filtered", "evicted")
+FORMAT = 2
+NEVER = -(2**63)
+_NUMBERS = ("mark", "floor", "admitted", "filtered", "evicted", "halvings")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -38,6 +40,10 @@ class TableParts:
     Attributes:
         mark: Operations so far.
         floor: Changes up to this mark are forgotten.
+        halvings: How often all frequencies were halved.
+        newest: Newest event time that a write has given; `NEVER` before the first.
+        frequencies: (R,) uint8, zeros where none are kept.
+        sketch: (K,) uint8, the count-min filter; empty where there is none.
     """
 
     ids: IdArray
@@ -45,16 +51,20 @@ class TableParts:
     slots: FloatArray
     times: IdArray
     marks: IdArray
+    frequencies: ByteArray
     pending_ids: IdArray
     pending_counts: IdArray
     pending_times: IdArray
     removed_ids: IdArray
     removed_marks: IdArray
+    sketch: ByteArray
     mark: int
     floor: int
     admitted: int
     filtered: int
     evicted: int
+    halvings: int
+    newest: int
 
 
 def spec_of(config: TableConfig, serving: bool) -> dict[str, str]:
@@ -72,8 +82,9 @@ def slot_count(config: TableConfig, serving: bool) -> int:
 def to_state(config: TableConfig, serving: bool, parts: TableParts) -> State:
     """Return parts as plain values and tensors."""
     state: State = {"format": FORMAT, "spec": dict(spec_of(config, serving))}
+    marks = np.maximum(parts.marks, max(parts.floor, 1))  # how old a forgotten change is, nobody can ask any more
     for item in fields(TableParts):
-        value = getattr(parts, item.name)
+        value = marks if item.name == "marks" else getattr(parts, item.name)
         state[item.name] = value if isinstance(value, int) else torch.from_numpy(value)
     return state
 
@@ -98,7 +109,7 @@ def from_state(config: TableConfig, serving: bool, state: State) -> TableParts:
             )  # fmt: skip
     reader = _Reader(what, state)
     arrays = _read_arrays(reader, config.dim, slot_count(config, serving))
-    numbers = {name: reader.number(name) for name in _NUMBERS}
+    numbers = {name: reader.number(name) for name in _NUMBERS} | {"newest": reader.moment("newest")}
     parts = TableParts(**arrays, **numbers)  # type: ignore[arg-type]
     _check(reader, parts)
     return parts
@@ -113,6 +124,7 @@ def _read_arrays(reader: _Reader, dim: int, slots: int) -> dict[str, npt.NDArray
         "pending_ids": pending, "pending_counts": reader.int64("pending_counts", len(pending)),
         "pending_times": reader.int64("pending_times", len(pending)),
         "removed_ids": removed, "removed_marks": reader.int64("removed_marks", len(removed)),
+        "frequencies": reader.uint8("frequencies", len(ids)), "sketch": reader.uint8("sketch"),
     }  # fmt: skip
 
 
@@ -134,6 +146,13 @@ class _Reader:
             raise self.refuse(name, repr(value), "an integer of at least 0")
         return value
 
+    def moment(self, name: str) -> int:
+        """Return an event time in µs."""
+        value = self.state.get(name)
+        if not isinstance(value, int) or isinstance(value, bool) or not NEVER <= value < 2**63:
+            raise self.refuse(name, repr(value), "int64 microseconds")
+        return value
+
     def _tensor(self, name: str, dtype: torch.dtype, shape: tuple[int, ...] | None) -> Tensor:
         value: StateValue = self.state.get(name)
         if not isinstance(value, Tensor) or value.dtype != dtype:
@@ -146,6 +165,11 @@ class _Reader:
         """Return an int64 vector."""
         shape = None if length is None else (length,)
         return np.asarray(self._tensor(name, torch.int64, shape).numpy(), dtype=np.int64)
+
+    def uint8(self, name: str, length: int | None = None) -> ByteArray:
+        """Return a vector of bytes."""
+        shape = None if length is None else (length,)
+        return np.asarray(self._tensor(name, torch.uint8, shape).numpy(), dtype=np.uint8)
 
     def float32(self, name: str, shape: tuple[int, int]) -> FloatArray:
         """Return a float32 matrix."""

@@ -3,29 +3,44 @@
 from __future__ import annotations
 
 import importlib
+from collections.abc import Sequence
 from types import ModuleType
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 
 from headrace.config import require
-from headrace.errors import ConfigError, HeadraceError, StoreError
-from headrace.store.admission import AdmitCount, AdmitProbability
+from headrace.errors import CapacityError, ConfigError, HeadraceError, StoreError
+from headrace.protocols import RowTransform
+from headrace.store.admission import AdmitCount, AdmitProbability, AdmitSketch
+from headrace.store.capacity import SHARES, capacity_rows, pending_limit, removal_limit
 from headrace.store.checked import CheckedTable
 from headrace.store.hashing import IdArray
 from headrace.store.initial import Constant, InitialRow, Normal, Uniform, Zeros
 from headrace.store.notices import note_once
 from headrace.store.parts import TableParts
+from headrace.store.precision import PRECISION_CODES
 from headrace.store.reference import ReferenceTable
-from headrace.store.row_rules import FTRL, SGD, Adagrad, Adam, FloatArray, RowRule
+from headrace.store.row_rules import FTRL, SGD, Adagrad, Adam, AdamW, FloatArray, Momentum, RowRule
+from headrace.store.row_rules_whole import GroupFTRL, RowWiseAdagrad
+from headrace.store.storage import LFU
 from headrace.store.table_config import TableConfig, TableStats
 
-INTERFACE = 1
+INTERFACE = 2
 """What this file expects of the module; a build of another interface is refused."""
 
 # The codes of csrc/table/status.h.
-_DUPLICATE, _COUNT, _NOT_FINITE, _STALE, _FUTURE, _SERVING, _NO_MEMORY = range(1, 8)
+_DUPLICATE, _COUNT, _NOT_FINITE, _STALE, _FUTURE, _SERVING, _NO_MEMORY, _INVALID = range(1, 9)
+_FULL, _NO_TIMES, _NO_HISTORY, _BUSY = 11, 12, 13, 14
+
+# The kinds of csrc/rules/row_rule.h, with the fields that are their parameters.
+_RULES: dict[type, tuple[int, tuple[str, ...]]] = {
+    SGD: (0, ()), Adagrad: (1, ("initial_accumulator", "eps")), FTRL: (3, ("l1", "l2", "beta")),
+    RowWiseAdagrad: (5, ("initial_accumulator", "eps")), GroupFTRL: (6, ("l1", "l2", "beta")),
+}  # fmt: skip
+
+NativeRule: TypeAlias = tuple[int, float, list[float]]
 
 
 def load_native() -> ModuleType | None:
@@ -37,17 +52,18 @@ def load_native() -> ModuleType | None:
     return module if getattr(module, "INTERFACE", None) == INTERFACE else None
 
 
-def native_rule(rule: RowRule) -> tuple[int, float, float, float, float] | None:
-    """Return kind and parameters of a rule in csrc/rules/row_rule.h, or None when it has no native form."""
-    if type(rule) is SGD:
-        return (0, rule.lr, 0.0, 0.0, 0.0)
-    if type(rule) is Adagrad:
-        return (1, rule.lr, rule.initial_accumulator, rule.eps, 0.0)
-    if type(rule) is Adam:
-        return (2, rule.lr, rule.beta1, rule.beta2, rule.eps)
-    if type(rule) is FTRL:
-        return (3, rule.lr, rule.l1, rule.l2, rule.beta)
-    return None
+def native_rule(rule: RowRule) -> NativeRule | None:
+    """Return kind, rate and parameters of a rule in csrc/rules/row_rule.h, or None when it has no native form."""
+    if type(rule) in (Adam, AdamW):
+        decay = getattr(rule, "weight_decay", 0.0)
+        corrected = float(getattr(rule, "correction", "row") == "row")
+        return 2, rule.lr, [rule.beta1, rule.beta2, rule.eps, decay, corrected]  # type: ignore[attr-defined]
+    if type(rule) is Momentum:
+        return 4, rule.lr, [rule.momentum, float(rule.nesterov)]
+    if type(rule) not in _RULES:
+        return None
+    kind, names = _RULES[type(rule)]
+    return kind, rule.lr, [float(getattr(rule, name)) for name in names]
 
 
 def native_initial(init: InitialRow) -> tuple[int, float] | None:
@@ -61,12 +77,42 @@ def native_initial(init: InitialRow) -> tuple[int, float] | None:
     return (2, init.std) if type(init) is Normal else None
 
 
-def _native_admission(config: TableConfig) -> tuple[int, int, float, int]:
-    if isinstance(config.admission, AdmitCount):
-        return (1, config.admission.occurrences, 0.0, 0)
-    if isinstance(config.admission, AdmitProbability):
-        return (2, 1, 1.0 - config.admission.probability, config.admission_key)
-    return (0, 1, 0.0, 0)
+def native_clips(transforms: Sequence[RowTransform]) -> list[tuple[int, list[float]]] | None:
+    """Return kind and parameters of every transform, or None when one of them has no native form."""
+    forms = [getattr(transform, "native_form", None) for transform in transforms]
+    if any(form is None for form in forms):
+        return None
+    return [(kind, list(parameters)) for kind, parameters in (form() for form in forms if form is not None)]
+
+
+def _admit(spec: Any, config: TableConfig) -> None:
+    admission = config.admission
+    if isinstance(admission, AdmitCount):
+        spec.admit_count(admission.occurrences)
+    elif isinstance(admission, AdmitProbability):
+        spec.admit_probability(1.0 - admission.probability, config.admission_key)
+    elif isinstance(admission, AdmitSketch):
+        spec.admit_sketch(admission.occurrences, admission.cells_per_bucket, admission.depth, admission.ages_at)
+
+
+def _native_spec(module: ModuleType, config: TableConfig, serving: bool, capacity: int | None) -> Any:
+    """Return what csrc/table/spec.h calls a TableSpec. REQUIRES: rule and init have native forms."""
+    rule, init, storage, spec = native_rule(config.rule), native_initial(config.init), config.storage, module.Spec()
+    assert rule is not None and init is not None
+    spec.dim, spec.serving, spec.times, spec.history = config.dim, serving, storage.event_times, storage.history
+    spec.set_rule(*rule)
+    spec.set_initial(*init, config.row_key)
+    spec.set_precision(PRECISION_CODES[storage.row_precision(serving)])
+    spec.set_victims(int(isinstance(storage.when_full, LFU)))
+    for kind, parameters in () if serving else native_clips(config.transforms) or ():
+        spec.add_clip(kind, parameters)
+    _admit(spec, config)
+    if config.ttl_us is not None:
+        spec.ttl_us = config.ttl_us
+    if capacity is not None and storage.max_bytes is not None:
+        spec.capacity, spec.pending_limit = capacity, pending_limit(capacity)
+        spec.removal_limit, spec.capture_limit = removal_limit(config), storage.max_bytes // SHARES
+    return spec
 
 
 class NativeTable(CheckedTable):
@@ -82,19 +128,35 @@ class NativeTable(CheckedTable):
         ConfigError: If the native module is missing, or rule or init have no native form (`open_table` falls back).
     """
 
-    def __init__(self, config: TableConfig, *, serving: bool = False) -> None:
-        module, rule, init = load_native(), native_rule(config.rule), native_initial(config.init)
+    def __init__(self, config: TableConfig, *, serving: bool = False, _capacity: int | None = None) -> None:
+        module = load_native()
         require(module is not None, "NativeTable", got="no native module", expected="headrace.store._native",
                 do="Install a wheel, or use open_table, which falls back to ReferenceTable.")  # fmt: skip
-        if rule is None or init is None:
+        if native_rule(config.rule) is None or native_initial(config.init) is None:
             raise ConfigError(f"Table '{config.name}'", got=f"{config.rule}, {config.init}",
                               expected="a rule and an init with a native form", do="Use open_table.")  # fmt: skip
         super().__init__(config, serving=serving)
         assert module is not None
-        kind, value = init
-        self._native: Any = module.Table(
-            config.dim, rule, (kind, value, config.row_key), _native_admission(config), serving
-        )
+        if native_clips(config.transforms) is not None:
+            self._python_transforms = ()
+        self._capacity = capacity_rows(config, serving)
+        if self._capacity is not None and _capacity is not None:
+            self._capacity = _capacity  # for tests: the budgets there are too large to be filled quickly
+        self.module = module
+        self._native: Any = module.Table(_native_spec(module, config, serving, self._capacity))
+
+    @property
+    def native(self) -> Any:
+        """The table of the native module, for calls on many tables at once; None where a transform needs Python."""
+        return None if self._python_transforms else self._native
+
+    def no_memory(self, what: str) -> CapacityError:
+        """Return the error for memory that could not be had."""
+        return self._arguments.no_memory(what)
+
+    def rate(self) -> float:
+        """Return the learning rate of the next update."""
+        return float(self._config.rate(self.mark() + 1 if self._config.schedule is not None else 1))
 
     def _accept(self, answer: tuple[int, int], what: str, since: int = 0) -> int:
         """Return the detail of a call that went well; raise the error of one that did not."""
@@ -103,6 +165,11 @@ class NativeTable(CheckedTable):
             return detail
         arguments = self._arguments
         errors: dict[int, HeadraceError] = {
+            _FULL: arguments.over_capacity(what, detail), _NO_TIMES: arguments.no_event_times(what),
+            _NO_HISTORY: StoreError(f"{arguments.table}, {what}", got="a table without history",
+                                    expected="Storage(history=True), and a table that learns"),
+            _BUSY: StoreError(f"{arguments.table}, {what}", got="a snapshot that is still being written",
+                              expected="one at a time", do="Wait for the earlier one first."),
             _DUPLICATE: arguments.duplicate(detail), _COUNT: arguments.count(detail),
             _NOT_FINITE: arguments.not_finite(what, detail), _STALE: arguments.stale(since, detail, self.mark()),
             _FUTURE: arguments.future(since, detail), _SERVING: arguments.serving(what),
@@ -124,7 +191,7 @@ class NativeTable(CheckedTable):
         return out.view(np.bool_)
 
     def _update(self, ids: IdArray, grads: FloatArray, counts: IdArray, times: IdArray) -> None:
-        self._accept(self._native.update(ids, grads, counts, times), "gradients")
+        self._accept(self._native.update(ids, grads, counts, times, self.rate()), "gradients")
 
     def _assign(self, ids: IdArray, rows: FloatArray, times: IdArray | None) -> None:
         self._accept(self._native.assign(ids, rows, times), "rows")
@@ -160,30 +227,60 @@ class NativeTable(CheckedTable):
 
     def stats(self) -> TableStats:
         """Return numbers about the table."""
-        rows, size, admitted, filtered, evicted, load, pending, _ = self._native.stats()
+        rows, size, admitted, filtered, evicted, load, pending = self._native.stats()
         return TableStats(
-            rows=rows, bytes=size, admitted=admitted, filtered=filtered, evicted=evicted, load=load, pending=pending
-        )
+            rows=rows, bytes=size, admitted=admitted, filtered=filtered, evicted=evicted, load=load, pending=pending,
+            capacity=self._capacity, max_bytes=self._config.storage.max_bytes,
+        )  # fmt: skip
 
     def _export(self) -> TableParts:
         answer, *arrays, numbers = self._native.export_parts()
         self._accept(answer, "state")
-        ids, rows, slots, times, marks, waiting, counts, waited, removed, removed_marks = arrays
-        mark, floor, admitted, filtered, evicted = numbers
+        ids, rows, slots, times, marks, frequencies, waiting, counts, waited, removed, removed_marks, sketch = arrays
+        mark, floor, admitted, filtered, evicted, halvings, newest = numbers
         return TableParts(
-            ids=ids, rows=rows, slots=slots, times=times, marks=marks, pending_ids=waiting, pending_counts=counts,
-            pending_times=waited, removed_ids=removed, removed_marks=removed_marks, mark=mark, floor=floor,
-            admitted=admitted, filtered=filtered, evicted=evicted,
+            ids=ids, rows=rows, slots=slots, times=times, marks=marks, frequencies=frequencies, pending_ids=waiting,
+            pending_counts=counts, pending_times=waited, removed_ids=removed, removed_marks=removed_marks,
+            sketch=sketch, mark=mark, floor=floor, admitted=admitted, filtered=filtered, evicted=evicted,
+            halvings=halvings, newest=newest,
         )  # fmt: skip
 
     def _import(self, parts: TableParts) -> None:
+        if isinstance(self._admission, AdmitSketch) and len(parts.sketch) not in (0, self._admission.sketch().nbytes):
+            raise self._arguments.sketch(len(parts.sketch), self._admission.sketch().nbytes)
         pending = (parts.pending_ids, parts.pending_counts, parts.pending_times)
         removed = (parts.removed_ids, parts.removed_marks)
-        numbers = (parts.mark, parts.floor, parts.admitted, parts.filtered, parts.evicted)
+        numbers = (parts.mark, parts.floor, parts.admitted, parts.filtered, parts.evicted, parts.halvings, parts.newest)
         answer = self._native.import_parts(
-            parts.ids, parts.rows, parts.slots, parts.times, parts.marks, pending, removed, numbers
-        )
+            parts.ids, parts.rows, parts.slots, parts.times, parts.marks, parts.frequencies, pending, removed,
+            parts.sketch, numbers,
+        )  # fmt: skip
         self._accept(answer, "restore")
+
+    def _begin_save(self, path: str, header: bytes, since: int, parent: int, shard: int, shards: int) -> _NativeSaver:
+        answer, saver = self._native.begin_save(path, header, since, parent, shard, shards)
+        self._accept(answer, "save", max(since, 0))
+        return _NativeSaver(saver, self)
+
+    def _load_blocks(self, chain: Any) -> tuple[int, int]:
+        answer: tuple[int, int] = self._native.load_chain(chain)
+        return answer
+
+
+class _NativeSaver:
+    """A snapshot that is being written. It keeps its table alive."""
+
+    def __init__(self, saver: Any, table: NativeTable) -> None:
+        self._saver, self._table = saver, table
+
+    def done(self) -> bool:
+        """Return whether `wait` would return at once."""
+        return bool(self._saver.done())
+
+    def wait(self) -> tuple[tuple[int, int], int, int, int, int]:
+        """Return answer, bytes, digest, mark and rows."""
+        result: tuple[tuple[int, int], int, int, int, int] = self._saver.wait()
+        return result
 
 
 def open_table(config: TableConfig, *, serving: bool = False) -> CheckedTable:

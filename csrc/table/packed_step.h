@@ -1,0 +1,102 @@
+// PackedStep: one forward pass of Packed that waits for its gradients.
+//
+// Thread safety: one thread at a time.
+// Invariants:
+//   1. lists()[(f, c, p)] are the occurrences of feature f, in chunk c of the bags, whose ids belong to part p, in
+//      order; read by f, then c, they are the order of occurrence of every id.
+#pragma once
+
+#include <cstdint>
+#include <span>
+#include <vector>
+
+#include "table/packed.h"
+
+namespace headrace {
+
+class PackedStep {
+ public:
+  // Begins anew for this batch. Refuses kInvalid as Packed::Forward does. Throws std::bad_alloc.
+  Status Reset(const Packed& packed, std::span<const FeatureIds> inputs, std::span<const int64_t> times, int threads);
+
+  // Looks everything up and writes the outputs. Returns kNoMemory or ok.
+  Status Forward(int threads);
+
+  // Adds gradients: grads[f] is (bags, D), or (n, D) where nothing is pooled, or null where none flowed.
+  Status Accumulate(std::span<const float* const> grads, int threads);
+
+  // Updates every table that gradients flowed to, with its learning rate. On kNotFinite and the like *table says whose
+  // it was. Cost: see Table::Update.
+  Status Apply(std::span<const float> lrs, int threads, int32_t* table);
+
+  // What Accumulate has summed for a table: ids ascending. For callers that mix several passes.
+  struct Sums {
+    std::vector<int64_t> ids, counts, times;  // (U)
+    std::vector<float> grads;                 // (U, D)
+  };
+  Status Take(int32_t table, Sums* out) const;
+  // Whether a gradient of this shape belongs to feature `f`.
+  bool Fits(size_t f, size_t rows, size_t dim) const;
+  bool Flowed(int32_t table) const { return works_[static_cast<size_t>(table)].flowed; }
+
+ private:
+  struct List {
+    std::vector<uint32_t> positions;  // within the feature; empty where the list is all of the chunk
+    std::vector<uint32_t> places;     // within the part
+  };
+  struct Part {
+    Dedupe dedupe;
+    std::vector<int64_t> ids, counts, times;  // (U)
+    std::vector<const float*> rows;           // (U) of embeddings
+    std::vector<float> decoded;               // rows that are not float32 in the table, and initial rows
+    std::vector<float> sums;                  // (U, D)
+  };
+  struct Input {
+    FeatureIds ids;
+    bool one_each = false;
+    std::vector<int64_t> offsets;                // a copy, unless one_each
+    std::vector<uint8_t> part_of;                // (n), where there are several parts
+  };
+  struct Work {
+    Table* table = nullptr;
+    std::vector<size_t> features;
+    int64_t values = 0;
+    int split = 1;             // parts, and chunks
+    std::vector<Part> parts;   // at least `split`
+    std::vector<List> lists;   // (features, chunks, parts)
+    TableStep step;
+    bool flowed = false;
+  };
+  struct Task {
+    Work* work;
+    int index;  // part or chunk
+  };
+
+  List& ListOf(Work& work, size_t feature, int chunk, int part) {
+    return work.lists[(feature * static_cast<size_t>(work.split) + static_cast<size_t>(chunk)) *
+                          static_cast<size_t>(work.split) +
+                      static_cast<size_t>(part)];
+  }
+  int64_t ChunkStart(const Work& work, int chunk) const { return bags_ * chunk / work.split; }
+  int64_t ValueAt(const Input& input, int64_t bag) const {
+    return input.one_each ? bag : input.offsets[static_cast<size_t>(bag)];
+  }
+  void Split(Work& work, int chunk);
+  void Find(Work& work, int part);
+  void FindDistinct(Work& work, int part);
+  void FindRows(Work& work, Part& part, StepPart& step);
+  void Write(Work& work, int chunk);
+  void Sum(Work& work, int part, std::span<const float* const> grads);
+  void SumList(const Input& input, Pooling pooling, const List& list, int64_t first, int64_t last, const float* grads,
+               int64_t dim, float* sums) const;
+  template <typename Run>
+  Status ForAll(int threads, bool split_only, Run run);
+
+  std::span<const Feature> features_;
+  std::vector<Input> inputs_;
+  std::vector<Work> works_;
+  std::vector<int64_t> times_;
+  int64_t bags_ = 0;
+};
+
+}  // namespace headrace

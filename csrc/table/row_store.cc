@@ -1,0 +1,197 @@
+#include "table/row_store.h"
+
+#include <algorithm>
+#include <atomic>
+
+namespace headrace {
+namespace {
+
+constexpr size_t kBlock = 32;  // ids in flight at once: enough to cover the latency of memory
+constexpr int64_t kChunkBytes = int64_t{2} << 20;
+constexpr int kMaxShift = 16;
+
+int ShiftFor(int64_t cell_bytes) {
+  int shift = 0;
+  while (shift < kMaxShift && (int64_t{2} << shift) * cell_bytes <= kChunkBytes) ++shift;
+  return shift;
+}
+
+// Several threads may raise the mark of a block at once, all to the same value.
+void Raise(uint32_t* mark, uint32_t to) {
+  std::atomic_ref<uint32_t> shared(*mark);
+  if (shared.load(std::memory_order_relaxed) < to) shared.store(to, std::memory_order_relaxed);
+}
+
+}  // namespace
+
+HeadLayout::HeadLayout(bool times, bool marks, bool frequencies) {
+  const auto field = [this](bool kept, int32_t size) {
+    if (!kept) return -1;
+    const int32_t at = bytes;
+    bytes += size;
+    return at;
+  };
+  time_at = field(times, 8);
+  mark_at = field(marks, 4);
+  frequency_at = field(frequencies, 1);
+}
+
+RowStore::RowStore(HeadLayout layout, int64_t row_bytes)
+    : layout_(layout),
+      row_bytes_(row_bytes),
+      fetch_bytes_(std::min(row_bytes, kMaxFetch)),
+      heads_(layout.bytes, ShiftFor(std::max<int64_t>(row_bytes, layout.bytes))),
+      rows_(row_bytes, ShiftFor(std::max<int64_t>(row_bytes, layout.bytes))) {}
+
+void RowStore::FindAll(std::span<const int64_t> ids, const uint64_t* hashes, Cell* cells,
+                       int64_t fetch_bytes) const {
+  const size_t n = ids.size();
+  for (size_t i = 0; i < std::min(kBlock, n); ++i) map_.Fetch(hashes[i]);
+  for (size_t start = 0; start < n; start += kBlock) {
+    const size_t stop = std::min(start + kBlock, n);
+    for (size_t i = start; i < stop; ++i) {
+      const Cell cell = cells[i] = map_.Guess(hashes[i]);
+      if (cell != kNoCell) {
+        __builtin_prefetch(heads_.At(cell));
+        const std::byte* row = rows_.At(cell);
+        for (int64_t at = 0; at < fetch_bytes; at += 64) __builtin_prefetch(row + at);
+      }
+    }
+    for (size_t i = stop; i < std::min(stop + kBlock, n); ++i) map_.Fetch(hashes[i]);
+    for (size_t i = start; i < stop; ++i) {
+      if (cells[i] != kNoCell && IdOf(cells[i]) != ids[i]) cells[i] = map_.FindHashed(hashes[i], ids[i], heads_);
+    }
+  }
+}
+
+void RowStore::FindAll(std::span<const int64_t> ids, Cell* cells) const {
+  uint64_t hashes[256];
+  for (size_t start = 0; start < ids.size(); start += std::size(hashes)) {
+    const auto block = ids.subspan(start, std::min(std::size(hashes), ids.size() - start));
+    for (size_t i = 0; i < block.size(); ++i) hashes[i] = IdMap::Hash(block[i]);
+    FindAll(block, hashes, cells + start, 0);
+  }
+}
+
+void RowStore::Touch(Cell cell, uint64_t mark) {
+  if (!keeps_marks()) return;
+  const auto relative = static_cast<uint32_t>(mark - base_);
+  Store(cell, layout_.mark_at, relative);
+  Raise(&block_marks_[cell >> kBlockBits], relative);
+  Raise(&region_marks_[cell >> (2 * kBlockBits)], relative);
+}
+
+void RowStore::ReserveCells(int64_t count) {
+  const int64_t wanted = end_ + std::max<int64_t>(count - free_count_, 0);
+  heads_.Grow(wanted);
+  rows_.Grow(wanted);
+  const auto blocks = static_cast<size_t>((heads_.room() + 63) / 64);
+  if (live_.size() < blocks) {
+    if (keeps_marks()) {
+      block_marks_.resize(blocks, 0);
+      region_marks_.resize((blocks + 63) / 64, 0);
+    }
+    live_.resize(blocks, 0);
+  }
+}
+
+void RowStore::Reserve(std::span<const int64_t> ids) {
+  ReserveCells(static_cast<int64_t>(ids.size()));
+  std::array<uint32_t, IdMap::kStripeCount> more{};
+  for (const int64_t id : ids) ++more[static_cast<size_t>(StripeOf(IdMap::Hash(id)))];
+  for (int stripe = 0; stripe < IdMap::kStripeCount; ++stripe) {
+    if (more[static_cast<size_t>(stripe)] != 0) map_.Reserve(stripe, more[static_cast<size_t>(stripe)]);
+  }
+}
+
+Cell RowStore::Take() {
+  Cell cell = free_;
+  if (cell != kNoCell) {
+    free_ = Load<Cell>(cell, 0);
+    --free_count_;
+  } else {
+    cell = static_cast<Cell>(end_++);
+  }
+  live_[cell >> kBlockBits] |= uint64_t{1} << (cell & 63);
+  ++size_;
+  ++version_;
+  return cell;
+}
+
+void RowStore::Link(int64_t id, uint64_t hash, Cell cell) {
+  std::memset(heads_.At(cell), 0, static_cast<size_t>(layout_.bytes));
+  Store(cell, 0, id);
+  map_.Insert(hash, cell);
+}
+
+void RowStore::Erase(int64_t id, Cell cell) {
+  BeforeChange(cell);
+  map_.Erase(IdMap::Hash(id), cell);
+  Store(cell, 0, free_);
+  free_ = cell;
+  ++free_count_;
+  --size_;
+  ++version_;
+  live_[cell >> kBlockBits] &= ~(uint64_t{1} << (cell & 63));
+}
+
+void RowStore::MoveCell(Cell from, Cell to) {
+  std::memcpy(heads_.At(to), heads_.At(from), static_cast<size_t>(layout_.bytes));
+  std::memcpy(rows_.At(to), rows_.At(from), static_cast<size_t>(row_bytes_));
+  map_.Move(IdMap::Hash(IdOf(to)), from, to);
+  live_[from >> kBlockBits] &= ~(uint64_t{1} << (from & 63));
+  live_[to >> kBlockBits] |= uint64_t{1} << (to & 63);
+  if (keeps_marks()) Touch(to, Mark(to));
+}
+
+void RowStore::Compact() {
+  if (frozen_ != nullptr || free_count_ <= end_ / 4 + 64) return;
+  Cell to = 0;
+  for (int64_t from = end_ - 1; from >= size_; --from) {
+    if (!IsLive(static_cast<Cell>(from))) continue;
+    while (IsLive(to)) ++to;
+    MoveCell(static_cast<Cell>(from), to);
+  }
+  end_ = size_;
+  free_ = kNoCell;
+  free_count_ = 0;
+  ++version_;
+  heads_.Shrink(end_);
+  rows_.Shrink(end_);
+  const auto blocks = static_cast<size_t>((heads_.room() + 63) / 64);
+  live_.resize(blocks);
+  if (keeps_marks()) {
+    block_marks_.resize(blocks);
+    region_marks_.resize((blocks + 63) / 64);
+  }
+  map_.Shrink();
+}
+
+void RowStore::Rebase(uint64_t base) {
+  const uint64_t forward = base - base_;
+  std::fill(block_marks_.begin(), block_marks_.end(), 0);
+  std::fill(region_marks_.begin(), region_marks_.end(), 0);
+  ForEach([&](Cell cell) {
+    const uint64_t mark = Load<uint32_t>(cell, layout_.mark_at);
+    const auto relative = static_cast<uint32_t>(mark > forward ? mark - forward : 0);
+    Store(cell, layout_.mark_at, relative);
+    Raise(&block_marks_[cell >> kBlockBits], relative);
+    Raise(&region_marks_[cell >> (2 * kBlockBits)], relative);
+  });
+  base_ = base;
+}
+
+std::vector<std::pair<int64_t, Cell>> RowStore::Sorted() const {
+  std::vector<std::pair<int64_t, Cell>> all;
+  all.reserve(static_cast<size_t>(size_));
+  ForEach([&](Cell cell) { all.emplace_back(IdOf(cell), cell); });
+  std::sort(all.begin(), all.end());
+  return all;
+}
+
+int64_t RowStore::bytes() const {
+  const auto bits = static_cast<int64_t>(live_.capacity() * 8 + block_marks_.capacity() * 4 + region_marks_.capacity() * 4);
+  return map_.bytes() + heads_.bytes() + rows_.bytes() + bits;
+}
+
+}  // namespace headrace

@@ -1,0 +1,347 @@
+"""One forward pass of an `EmbeddingCollection`: rows out, gradients back, in Python or in one native call.
+
+`PlainPass` is the specification: any table, one lookup and one update per table and step, sums in NumPy in the order
+of occurrence. `NativePass` does the same for all native tables at once, bit by bit, on `torch.get_num_threads()`
+threads.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from headrace.errors import NonFiniteLoss, SchemaError, StoreError
+from headrace.protocols import Table
+from headrace.store.hashing import IdArray
+from headrace.store.row_rules import FloatArray
+from headrace.store.table import NativeTable
+from headrace.types import Batch, Jagged
+
+POOLINGS = ("none", "sum", "mean")
+"""In the order of csrc/table/packed.h."""
+
+_OK, _NOT_FINITE, _NO_MEMORY, _INVALID = 0, 3, 7, 8
+
+
+class Lookup(Protocol):
+    """Which table a feature's ids are looked up in, and how an example's rows are pooled."""
+
+    @property
+    def feature(self) -> str:
+        """Name in `Batch.ids`."""
+        ...
+
+    @property
+    def table(self) -> str:
+        """Name of the table."""
+        ...
+
+    @property
+    def pooling(self) -> str:
+        """One of `POOLINGS`."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Sums:
+    """What one table is to learn from a pass. Shapes: ids ascending, counts, times (U,), grads (U, D)."""
+
+    ids: IdArray
+    grads: FloatArray
+    counts: IdArray
+    times: IdArray
+
+
+class Pass(Protocol):
+    """A forward pass that waits for its gradients."""
+
+    def accumulate(self, grads: Sequence[Tensor | None]) -> None:
+        """Add gradients of the outputs, in the order of the lookups; None where none flowed."""
+        ...
+
+    def has(self, table: str) -> bool:
+        """Return whether this pass is over this table."""
+        ...
+
+    def flowed(self, table: str) -> bool:
+        """Return whether a gradient flowed to this table."""
+        ...
+
+    def sums(self, table: str) -> Sums:
+        """Return what a table that gradients flowed to is to learn."""
+        ...
+
+    def check(self) -> None:
+        """Raise NonFiniteLoss if a sum is not finite, where that can be told before `apply`."""
+        ...
+
+    def apply(self) -> None:
+        """Update every table that gradients flowed to.
+
+        Raises:
+            NonFiniteLoss: If a sum is not finite; no table of this pass was changed.
+        """
+        ...
+
+
+def ids_of(batch: Batch, lookup: Lookup) -> Jagged:
+    """Return the ids of a lookup.
+
+    Raises:
+        SchemaError: If the batch lacks the feature.
+    """
+    if lookup.feature not in batch.ids:
+        raise SchemaError(
+            f"Batch feature '{lookup.feature}'", got=f"features {sorted(batch.ids)}", expected="ids for every lookup",
+            do="Collate with the schema that the model was built from.",
+        )  # fmt: skip
+    return batch.ids[lookup.feature]
+
+
+def not_finite(table: str) -> NonFiniteLoss:
+    """Return the error for a gradient that is NaN or infinite."""
+    return NonFiniteLoss(
+        f"Gradient for table '{table}'", got="NaN or infinity", expected="finite gradients",
+        do="No table was changed. Lower the learning rate, or look at this batch.",
+    )  # fmt: skip
+
+
+def pool(rows: FloatArray, offsets: IdArray, pooling: str) -> FloatArray:
+    """Return rows (L, D) as they are, or summed or averaged per example (B, D); zeros where an example has none.
+
+    The rows of an example are added in their order, each rounded once; the mean is the sum divided by their number.
+    """
+    if pooling == "none":
+        return rows
+    lengths = np.diff(offsets)
+    some = lengths > 0
+    pooled = np.zeros((len(lengths), rows.shape[1]), np.float32)
+    pooled[some] = rows[offsets[:-1][some]]
+    examples = np.repeat(np.arange(len(lengths)), lengths)
+    later = np.ones(len(rows), np.bool_)
+    later[offsets[:-1][some]] = False
+    np.add.at(pooled, examples[later], rows[later])
+    if pooling == "mean":
+        several = lengths > 1
+        pooled[several] /= lengths[several, None].astype(np.float32)
+    return pooled
+
+
+def unpool(grads: FloatArray, offsets: IdArray, pooling: str) -> FloatArray:
+    """Return the gradient (L, D) of every row from that of what `pool` made of them."""
+    if pooling == "none":
+        return grads
+    lengths = np.diff(offsets)
+    if pooling == "mean":
+        grads = grads / np.maximum(lengths, 1)[:, None].astype(np.float32)
+    return np.repeat(grads, lengths, axis=0)
+
+
+def newest(places: IdArray, count: int, jagged: Sequence[Jagged], event_times: Tensor) -> IdArray:
+    """Return the newest event time (count,) among the examples that each distinct id occurs in."""
+    moments = event_times.numpy()
+    spread = np.concatenate([np.repeat(moments, np.diff(item.offsets.numpy())) for item in jagged])
+    times = np.full(count, np.iinfo(np.int64).min)
+    np.maximum.at(times, places, spread)
+    return times
+
+
+class PlainPass:
+    """A pass over any tables, one after the other.
+
+    Args:
+        tables: Tables by name.
+        lookups: What is looked up, in order.
+        batch: The batch.
+        keep: Whether gradients will come; if not, ids are looked up as they are.
+    """
+
+    def __init__(self, tables: Mapping[str, Table], lookups: Sequence[Lookup], batch: Batch, keep: bool) -> None:
+        self._tables, self._lookups, self._times = tables, lookups, batch.event_times
+        self._jagged = [ids_of(batch, lookup) for lookup in lookups]
+        self._ids: dict[str, IdArray] = {}
+        self._places: dict[int, IdArray] = {}
+        self._counts: dict[str, IdArray] = {}
+        self._grads: dict[str, FloatArray] = {}
+        if keep:
+            for name in dict.fromkeys(lookup.table for lookup in lookups):
+                self._find(name)
+
+    @classmethod
+    def begin(
+        cls, tables: Mapping[str, Table], lookups: Sequence[Lookup], batch: Batch
+    ) -> tuple[PlainPass, list[Tensor]]:
+        """Return a pass that will get gradients, and its outputs (it must not hold them: they will hold it)."""
+        one = cls(tables, lookups, batch, keep=True)
+        return one, one.rows()
+
+    def _own(self, name: str) -> list[int]:
+        return [place for place, lookup in enumerate(self._lookups) if lookup.table == name]
+
+    def _find(self, name: str) -> None:
+        own = self._own(name)
+        values = np.concatenate([self._jagged[place].values.numpy() for place in own])
+        self._ids[name], places, self._counts[name] = np.unique(values, return_inverse=True, return_counts=True)
+        ends = np.cumsum([len(self._jagged[place].values) for place in own])
+        for place, part in zip(own, np.split(places.reshape(-1), ends[:-1]), strict=True):
+            self._places[place] = part
+
+    def rows(self) -> list[Tensor]:
+        """Return the output of every lookup."""
+        found = {name: self._tables[name].lookup(torch.from_numpy(ids)).numpy() for name, ids in self._ids.items()}
+        outputs = []
+        for place, (lookup, jagged) in enumerate(zip(self._lookups, self._jagged, strict=True)):
+            if place in self._places:
+                rows = found[lookup.table][self._places[place]]
+            else:
+                rows = self._tables[lookup.table].lookup(jagged.values).numpy()
+            outputs.append(torch.from_numpy(pool(rows, jagged.offsets.numpy(), lookup.pooling)))
+        return outputs
+
+    def accumulate(self, grads: Sequence[Tensor | None]) -> None:
+        """Add gradients of the outputs, in the order of the lookups."""
+        for place, (lookup, grad) in enumerate(zip(self._lookups, grads, strict=True)):
+            if grad is None or not len(self._ids[lookup.table]):
+                continue
+            name = lookup.table
+            if name not in self._grads:
+                self._grads[name] = np.zeros((len(self._ids[name]), grad.shape[1]), np.float32)
+            offsets = self._jagged[place].offsets.numpy()
+            np.add.at(self._grads[name], self._places[place], unpool(grad.numpy(), offsets, lookup.pooling))
+
+    def has(self, table: str) -> bool:
+        """Return whether this pass is over this table."""
+        return table in self._ids
+
+    def flowed(self, table: str) -> bool:
+        """Return whether a gradient flowed to this table."""
+        return table in self._grads
+
+    def sums(self, table: str) -> Sums:
+        """Return what a table that gradients flowed to is to learn."""
+        own = self._own(table)
+        places = np.concatenate([self._places[place] for place in own])
+        times = newest(places, len(self._ids[table]), [self._jagged[place] for place in own], self._times)
+        return Sums(self._ids[table], self._grads[table], self._counts[table], times)
+
+    def check(self) -> None:
+        """Raise NonFiniteLoss if a sum is not finite."""
+        for name in self._grads:
+            if not np.isfinite(self._grads[name]).all():
+                raise not_finite(name)
+
+    def apply(self) -> None:
+        """Update every table that gradients flowed to."""
+        self.check()
+        for name in self._grads:
+            sums = self.sums(name)
+            arrays = (sums.ids, sums.grads, sums.counts, sums.times)
+            self._tables[name].update(*(torch.from_numpy(array) for array in arrays))
+
+
+class NativeTables:
+    """All native tables of a collection, in one native object.
+
+    Args:
+        tables: Tables by name; every one has a native form.
+        lookups: What is looked up, in order.
+    """
+
+    def __init__(self, tables: Mapping[str, NativeTable], lookups: Sequence[Lookup]) -> None:
+        self.names = list(dict.fromkeys(lookup.table for lookup in lookups))
+        self.tables, self.lookups = tables, lookups
+        own = [tables[name].native for name in self.names]
+        features = [(self.names.index(lookup.table), POOLINGS.index(lookup.pooling)) for lookup in lookups]
+        self.dims = [tables[lookup.table].config.dim for lookup in lookups]
+        self.packed: Any = tables[self.names[0]].module.Packed(own, features) if own else None
+
+    def prepared(self, batch: Batch) -> tuple[list[IdArray], list[IdArray], list[Tensor]]:
+        """Return values and offsets of every lookup, and an output for each."""
+        values, offsets, outputs, bags = [], [], [], len(batch.event_times)
+        for lookup, dim in zip(self.lookups, self.dims, strict=True):
+            jagged = ids_of(batch, lookup)
+            values.append(jagged.values.contiguous().numpy())
+            offsets.append(jagged.offsets.contiguous().numpy())
+            rows = len(jagged.values) if lookup.pooling == "none" else bags
+            outputs.append(torch.empty((rows, dim), dtype=torch.float32))
+        return values, offsets, outputs
+
+    def read(self, batch: Batch) -> list[Tensor]:
+        """Return the output of every lookup; nothing is kept."""
+        values, offsets, outputs = self.prepared(batch)
+        arrays = [output.numpy() for output in outputs]
+        bags = len(batch.event_times)
+        self.accept(self.packed.read(values, offsets, arrays, bags, torch.get_num_threads()))
+        return outputs
+
+    def accept(self, answer: tuple[int, int], table: int = -1) -> None:
+        """Raise the error of a call that did not go well."""
+        code, detail = answer
+        if code == _OK:
+            return
+        if code == _NOT_FINITE:
+            raise not_finite(self.names[table])
+        if code == _INVALID and 0 <= detail < len(self.lookups):
+            raise SchemaError(
+                f"Batch feature '{self.lookups[detail].feature}'", got="offsets or gradients of another shape",
+                expected="offsets (B + 1,) that rise from 0 to the number of ids", do="Build ids with the collator.",
+            )  # fmt: skip
+        if code == _NO_MEMORY:
+            raise self.tables[self.names[0]].no_memory("EmbeddingCollection")
+        raise StoreError("EmbeddingCollection", got=f"native code {code} ({detail})",
+                         expected="one entry per example for every feature")  # fmt: skip
+
+
+class NativePass:
+    """A pass over native tables.
+
+    Args:
+        native: The tables.
+        step: The native pass.
+    """
+
+    def __init__(self, native: NativeTables, step: Any) -> None:
+        self._native, self._step = native, step
+
+    @classmethod
+    def begin(cls, native: NativeTables, batch: Batch) -> tuple[NativePass, list[Tensor]]:
+        """Return a pass, and its outputs (it must not hold them: they will hold it)."""
+        values, offsets, outputs = native.prepared(batch)
+        arrays = [output.numpy() for output in outputs]
+        times = batch.event_times.contiguous().numpy()
+        answer, step = native.packed.forward(values, offsets, arrays, times, torch.get_num_threads())
+        native.accept(answer)
+        return cls(native, step), outputs
+
+    def accumulate(self, grads: Sequence[Tensor | None]) -> None:
+        """Add gradients of the outputs, in the order of the lookups."""
+        arrays = [None if grad is None else grad.contiguous().numpy() for grad in grads]
+        self._native.accept(self._step.accumulate(arrays, torch.get_num_threads()))
+
+    def has(self, table: str) -> bool:
+        """Return whether this pass is over this table."""
+        return table in self._native.names
+
+    def flowed(self, table: str) -> bool:
+        """Return whether a gradient flowed to this table."""
+        return bool(self._step.flowed(self._native.names.index(table)))
+
+    def sums(self, table: str) -> Sums:
+        """Return what a table that gradients flowed to is to learn."""
+        answer, ids, counts, times, grads = self._step.take(self._native.names.index(table))
+        self._native.accept(answer)
+        return Sums(ids, grads, counts, times)
+
+    def check(self) -> None:
+        """Do nothing: `apply` checks all tables before it changes one."""
+
+    def apply(self) -> None:
+        """Update every table that gradients flowed to, or none."""
+        rates = [self._native.tables[name].rate() for name in self._native.names]
+        answer, table = self._step.apply(rates, torch.get_num_threads())
+        self._native.accept(answer, table)
