@@ -3,14 +3,16 @@
 // `headrace/store/precision.py`.
 //
 // Thread safety: a kernel changes only the memory it is given. ActiveKernels may be called in any thread;
-// ChooseKernels only while no other thread uses the store. Invariants:
+// ChooseKernels only while no other thread uses the store.
+// Invariants:
 //   1. All sets give equal bits, which are those of the NumPy reference: float32, each operation rounded
-//   once, no contraction, no function but sqrt.
-//   2. A sum over a row is eight running sums (sum i takes coordinates i, i + 8, ...), folded 8 -> 4 -> 2
-//   -> 1.
+//      once, no contraction, no function but sqrt.
+//   2. A sum over a row is eight running sums (sum i takes coordinates i, i + 8, ...), folded in halves.
 //   3. Whatever finite numbers go in, encoded rows decode to finite numbers.
 //   4. This header and kernels.inc define no function that the linker could share between instruction sets.
-// Memory may have any alignment; rows and sums on 64-byte boundaries are the fastest. Cost: O(dim) a row.
+//
+// Memory needs the alignment of its numbers (halves 2, otherwise 4 bytes); rows and sums on 64-byte
+// boundaries are the fastest. Cost: O(dim) a row.
 #pragma once
 
 #include <cstddef>

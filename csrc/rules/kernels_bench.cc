@@ -10,6 +10,7 @@
 #include <limits>
 #include <random>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "rules/kernels.h"
@@ -20,13 +21,6 @@ namespace {
 using Clock = std::chrono::steady_clock;
 
 constexpr size_t kSamples = 65'536;
-
-struct Work {
-  int64_t dim = 0;
-  int64_t rows = 0;
-  std::vector<uint32_t> where;  // (kSamples)
-  std::vector<float> grads, out;
-};
 
 // A buffer whose rows start on 64-byte boundaries when dim is a multiple of 16.
 struct Aligned {
@@ -40,6 +34,15 @@ struct Aligned {
   Aligned& operator=(const Aligned&) = delete;
 
   float* const data;
+};
+
+struct Work {
+  Work(int64_t width, int64_t count)
+      : dim(width), rows(count), grads(width * int64_t{kSamples}), out(width * int64_t{kSamples}) {}
+
+  const int64_t dim, rows;
+  std::vector<uint32_t> where;  // (kSamples)
+  Aligned grads, out;           // (kSamples, dim)
 };
 
 template <typename Call>
@@ -75,7 +78,7 @@ void MeasureSteps(const Work& work) {
       for (size_t i = 0; i < kSamples; ++i) {
         float* row = rows.data + static_cast<int64_t>(work.where[i]) * whole;
         kernels.step(rule, rule.lr, work.dim, row, row + work.dim,
-                     work.grads.data() + static_cast<int64_t>(i) * work.dim);
+                     work.grads.data + static_cast<int64_t>(i) * work.dim);
       }
     });
   }
@@ -87,19 +90,18 @@ void MeasureMoves(Work& work) {
   const Aligned rows(work.dim * work.rows);
   std::vector<const float*> pointers;
   for (const uint32_t at : work.where) pointers.push_back(rows.data + static_cast<int64_t>(at) * work.dim);
-  Measure("accumulate", [&] {
-    kernels.accumulate(work.dim, n, work.where.data(), work.grads.data(), work.dim, rows.data);
-  });
-  Measure("gather", [&] { kernels.gather(work.dim, n, pointers.data(), work.out.data(), work.dim); });
+  Measure("accumulate",
+          [&] { kernels.accumulate(work.dim, n, work.where.data(), work.grads.data, work.dim, rows.data); });
+  Measure("gather", [&] { kernels.gather(work.dim, n, pointers.data(), work.out.data, work.dim); });
   Measure("finite", [&] {
-    if (!kernels.finite(work.grads.data(), n * work.dim)) std::abort();
+    if (!kernels.finite(work.grads.data, n * work.dim)) std::abort();
   });
   const std::pair<const char*, Clip> clips[] = {{"row norm", {1, {1e9f}}}, {"CowClip", {2, {1e9f, 1.0f}}}};
   for (const auto& [name, clip] : clips) {
     Measure(std::string("clip, ") + name, [&] {
       for (int64_t i = 0; i < n; ++i) {
         (void)kernels.clip(clip, work.dim, 2, pointers[static_cast<size_t>(i)],
-                           work.grads.data() + i * work.dim);
+                           work.grads.data + i * work.dim);
       }
     });
   }
@@ -113,7 +115,7 @@ void MeasurePrecisions(Work& work) {
     const int64_t bytes = EncodedBytes(precision, work.dim);
     std::vector<std::byte> rows(static_cast<size_t>(bytes * work.rows));
     const auto row = [&](size_t i) { return rows.data() + static_cast<int64_t>(work.where[i]) * bytes; };
-    const auto grad = [&](size_t i) { return work.grads.data() + static_cast<int64_t>(i) * work.dim; };
+    const auto grad = [&](size_t i) { return work.grads.data + static_cast<int64_t>(i) * work.dim; };
     Measure(std::string("encode, ") + name, [&, precision = precision] {
       for (size_t i = 0; i < kSamples; ++i) kernels.encode(precision, work.dim, grad(i), row(i));
     });
@@ -127,22 +129,20 @@ void MeasurePrecisions(Work& work) {
     }
     Measure(std::string("decode, ") + name, [&, precision = precision] {
       for (size_t i = 0; i < kSamples; ++i) {
-        kernels.decode(precision, work.dim, row(i), work.out.data() + static_cast<int64_t>(i) * work.dim);
+        kernels.decode(precision, work.dim, row(i), work.out.data + static_cast<int64_t>(i) * work.dim);
       }
     });
   }
 }
 
 void Run(int64_t dim, int64_t rows) {
-  Work work{dim, rows, {}, {}, {}};
+  Work work(dim, rows);
   std::mt19937_64 random(1);
   std::normal_distribution<float> normal;
   for (size_t i = 0; i < kSamples; ++i) {
     work.where.push_back(static_cast<uint32_t>(random() % static_cast<uint64_t>(rows)));
   }
-  work.grads.resize(kSamples * static_cast<size_t>(dim));
-  for (float& value : work.grads) value = normal(random);
-  work.out.resize(work.grads.size());
+  for (int64_t i = 0; i < int64_t{kSamples} * dim; ++i) work.grads.data[i] = normal(random);
   for (const char* name : {"portable", "avx2", "avx512"}) {
     if (!ChooseKernels(name)) continue;
     MeasureSteps(work);

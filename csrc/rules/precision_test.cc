@@ -1,6 +1,7 @@
 // Encoded rows against definitions in double precision, for every set of kernels.
+#include <algorithm>
 #include <cmath>
-#include <cstring>
+#include <cstdlib>
 #include <limits>
 #include <random>
 #include <vector>

@@ -63,7 +63,7 @@ TableFileReader::~TableFileReader() {
 Status TableFileReader::Open(const std::string& path) {
   if (opened_) return {Code::kInvalid, 0};
   opened_ = true;
-  file_ = open(path.c_str(), O_RDONLY | O_CLOEXEC);
+  file_ = open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK);  // a pipe must not hold us up
   struct stat facts{};
   if (file_ < 0 || fstat(file_, &facts) != 0) return {Code::kIo, errno};
   if (!S_ISREG(facts.st_mode)) return {Code::kIo, S_ISDIR(facts.st_mode) ? EISDIR : EINVAL};

@@ -94,7 +94,7 @@ def contents(paths: list[Path]) -> list[bytes]:
     return [path.read_bytes() for path in paths]
 
 
-@settings(max_examples=15, deadline=None, derandomize=True)
+@settings(max_examples=10, deadline=None, derandomize=True)
 @given(admission=st.sampled_from(ADMISSIONS), steps=STEPS, n=SHARDS, m=SHARDS)
 def test_there_and_back_is_the_same(admission: Admission, steps: list[tuple[str, int]], n: int, m: int) -> None:
     with tempfile.TemporaryDirectory() as name:
@@ -109,7 +109,7 @@ def test_there_and_back_is_the_same(admission: Admission, steps: list[tuple[str,
             assert union(admission, paths) == expected
 
 
-@settings(max_examples=15, deadline=None, derandomize=True)
+@settings(max_examples=10, deadline=None, derandomize=True)
 @given(admission=st.sampled_from(ADMISSIONS), steps=STEPS, n=SHARDS, m=SHARDS)
 def test_shards_hold_what_one_table_holds(admission: Admission, steps: list[tuple[str, int]], n: int, m: int) -> None:
     with tempfile.TemporaryDirectory() as name:

@@ -9,20 +9,18 @@ function of the configuration, known before the first row, and the same for ever
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING
+from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
 
 from headrace.config import require
-from headrace.store.admission import AdmitCount, AdmitSketch
+from headrace.store.admission import Admission, AdmitCount, AdmitSketch
 from headrace.store.hashing import IdArray
 from headrace.store.precision import encoded_bytes
+from headrace.store.row_rules import RowRule
 from headrace.store.sketch import sketch_bytes
-from headrace.store.storage import LFU
-
-if TYPE_CHECKING:
-    from headrace.store.table_config import TableConfig
+from headrace.store.storage import LFU, Storage
 
 MIN_ROWS = 64
 """A budget has to hold at least so many rows."""
@@ -38,14 +36,43 @@ SHARES = 16
 """Removals and snapshot copies get one part each of so many."""
 
 
-def head_bytes(config: TableConfig, serving: bool = False) -> int:
+class Planned(Protocol):
+    """What the size of a table follows from: a TableConfig."""
+
+    @property
+    def name(self) -> str:
+        """Name, for messages."""
+        ...
+
+    @property
+    def dim(self) -> int:
+        """Floats per embedding."""
+        ...
+
+    @property
+    def rule(self) -> RowRule:
+        """How a row learns."""
+        ...
+
+    @property
+    def admission(self) -> Admission:
+        """Which ids get a row."""
+        ...
+
+    @property
+    def storage(self) -> Storage:
+        """How rows are kept."""
+        ...
+
+
+def head_bytes(config: Planned, serving: bool = False) -> int:
     """Return the bytes of a row's head: id, and event time, mark and frequency where they are kept."""
     storage = config.storage
     kept = 8 * storage.event_times + 4 * storage.keeps_history(serving) + storage.keeps_frequencies(serving)
     return 8 + int(kept)
 
 
-def row_bytes(config: TableConfig, serving: bool = False) -> int:
+def row_bytes(config: Planned, serving: bool = False) -> int:
     """Return the bytes of a row's embedding and slots."""
     embedding = encoded_bytes(config.storage.row_precision(serving), config.dim)
     return (embedding + 3) // 4 * 4 + (0 if serving else 4 * config.rule.slot_count(config.dim))
@@ -63,7 +90,7 @@ def _held(rows: int, head: int, body: int) -> int:
     return chunks + rows * 107 // 10 + 1024 * math.isqrt(rows) + (rows + min(rows, _CHUNK_CELLS)) * 3 // 8
 
 
-def content_bytes(config: TableConfig, rows: int, serving: bool = False) -> int:
+def content_bytes(config: Planned, rows: int, serving: bool = False) -> int:
     """Return the most bytes that a bounded table of up to `rows` rows holds, without removals and snapshot copies."""
     storage = config.storage
     ages = isinstance(storage.when_full, LFU) and not serving
@@ -76,11 +103,11 @@ def content_bytes(config: TableConfig, rows: int, serving: bool = False) -> int:
     return total
 
 
-def _shares(config: TableConfig, serving: bool) -> int:
+def _shares(config: Planned, serving: bool) -> int:
     return 1 + config.storage.keeps_history(serving)  # snapshot copies, and removals where they are kept
 
 
-def bytes_for(config: TableConfig, rows: int, serving: bool = False) -> int:
+def bytes_for(config: Planned, rows: int, serving: bool = False) -> int:
     """Return the smallest `max_bytes` with which a table holds `rows` rows.
 
     Example:
@@ -97,7 +124,7 @@ def bytes_for(config: TableConfig, rows: int, serving: bool = False) -> int:
     return total
 
 
-def capacity_rows(config: TableConfig, serving: bool = False) -> int | None:
+def capacity_rows(config: Planned, serving: bool = False) -> int | None:
     """Return how many rows a table holds at most, or None without `max_bytes`. Never falls when `max_bytes` rises."""
     budget = config.storage.max_bytes
     if budget is None:
@@ -113,7 +140,7 @@ def capacity_rows(config: TableConfig, serving: bool = False) -> int | None:
     return low
 
 
-def require_room(config: TableConfig) -> None:
+def require_room(config: Planned) -> None:
     """Refuse a budget that is too small for `MIN_ROWS` rows, in training or in serving."""
     budget = config.storage.max_bytes
     if budget is None:
@@ -129,7 +156,7 @@ def pending_limit(capacity: int) -> int:
     return capacity // 4 + 64
 
 
-def removal_limit(config: TableConfig) -> int | None:
+def removal_limit(config: Planned) -> int | None:
     """Return how many removals the change history holds, or None without `max_bytes`.
 
     When there are more after an operation, the oldest are forgotten until at most half as many remain, those of one
@@ -139,7 +166,7 @@ def removal_limit(config: TableConfig) -> int | None:
     return None if budget is None else budget // SHARES // _REMOVAL
 
 
-def capture_limit(config: TableConfig) -> int | None:
+def capture_limit(config: Planned) -> int | None:
     """Return the bytes that a snapshot may copy while learning goes on, or None without `max_bytes`."""
     budget = config.storage.max_bytes
     return None if budget is None else budget // SHARES

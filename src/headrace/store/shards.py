@@ -36,7 +36,7 @@ def shard_of(ids: IdArray, shards: int) -> IdArray:
 
     Example:
         >>> shard_of(np.array([0, 1, 2], np.int64), 4).tolist()
-        [0, 1, 1]
+        [0, 1, 3]
     """
     require(1 <= shards <= BUCKETS, "shards", got=shards, expected=f"an integer from 1 to {BUCKETS}")
     return np.asarray(bucket_of(ids) * shards // BUCKETS, dtype=np.int64)

@@ -112,9 +112,16 @@ def save_table(
     """Write a table to a file and wait for the disk; see `begin_save`.
 
     Example:
-        >>> full = save_table(table, folder / "full")  # doctest: +SKIP
-        >>> step = save_table(table, folder / "step", since=full)  # doctest: +SKIP
-        >>> load_table(other, [full.path, step.path])  # doctest: +SKIP
+        >>> import torch
+        >>> from headrace.store import TableConfig, open_table
+        >>> table = open_table(TableConfig(name="user", dim=2))
+        >>> table.assign(torch.tensor([7, 8]), torch.ones(2, 2))
+        >>> full = save_table(table, "user.full")
+        >>> _ = table.remove(torch.tensor([8]))
+        >>> step = save_table(table, "user.step", since=full)
+        >>> other = open_table(TableConfig(name="user", dim=2))
+        >>> load_table(other, [full.path, step.path]).mark, other.contains(torch.tensor([7, 8])).tolist()
+        (2, [True, False])
     """
     return begin_save(table, path, since=since, shard=shard).wait()
 
