@@ -41,10 +41,12 @@ demo: build
 # The Python tests come last, so that their summary is the last thing on the screen.
 test: check
 	@$(call native_tests)
+	@$(call sanitized_tests,short)
 	@OMP_NUM_THREADS=1 $(PYTEST) -m "not slow and not live" $(ARGS)
 
 test-all: check
 	@$(call native_tests)
+	@$(call sanitized_tests,full)
 	@OMP_NUM_THREADS=1 $(PYTEST) $(ARGS)
 
 define native_tests
@@ -52,6 +54,11 @@ if [ -e build/native/CTestTestfile.cmake ]; then \
   ctest="$$(command -v ctest || echo $(VENV)/bin/ctest)"; \
   "$$ctest" --test-dir build/native --output-on-failure --no-tests=error -j 2; \
 fi
+endef
+
+# Where the native table was built.
+define sanitized_tests
+if [ -e build/native/CTestTestfile.cmake ]; then scripts/sanitize.sh $(1); fi
 endef
 
 # Every tool has its say before the target fails.

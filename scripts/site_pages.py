@@ -22,7 +22,8 @@ SOURCE = ROOT / "src" / "headrace"
 RELATIVE = re.compile(r"\[(?P<text>[^\]]+)\]\((?P<target>(?![a-z]+:|#)[^)]+)\)")
 """A Markdown link to a file, not to an address or a heading."""
 GROUND = ("types", "protocols", "errors", "config", "loop")
-ROOMS = ("data", "feedback", "store", "nn", "objectives", "evaluate", "learn", "publish", "serve", "online", "testing")
+ROOMS = ("data", "feedback", "store", "nn", "objectives", "optim", "evaluate", "learn", "publish", "serve", "online",
+         "testing")  # fmt: skip
 PROJECT = {"Architecture": "ARCHITECTURE.md", "Contributing": "CONTRIBUTING.md", "Log of experiments": "LOG.md"}
 SECTIONS = ("Args", "Attributes", "Returns", "Raises", "Yields", "Shapes", "Cost", "Source", "Example", "Examples",
             "Thread-safety", "Layout", "Note")  # fmt: skip
@@ -183,7 +184,7 @@ def papers() -> dict[str, Path]:
 
 
 def _site_link(link: re.Match[str], folder: Path) -> str:
-    """Return a card's link for the site: pages of docs/ are linked, other files of the repository are named."""
+    """Return a link of a card or project page for the site: pages of docs/ are linked, other files are only named."""
     target = (folder / link["target"]).resolve()
     docs = ROOT / "docs"
     return f"[{link['text']}](../{target.relative_to(docs)})" if target.is_relative_to(docs) else f"`{link['text']}`"
@@ -237,7 +238,8 @@ def made_pages() -> dict[str, str]:
     pages |= {f"papers/{slug}.md": paper_page(folder) for slug, folder in papers().items()}
     for name in PROJECT.values():
         if (ROOT / name).is_file():
-            pages[f"project/{name.lower()}"] = (ROOT / name).read_text(encoding="utf-8")
+            text = (ROOT / name).read_text(encoding="utf-8")
+            pages[f"project/{name.lower()}"] = RELATIVE.sub(lambda link: _site_link(link, ROOT), text)
     return pages
 
 

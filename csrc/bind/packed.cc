@@ -111,11 +111,11 @@ std::tuple<Answer, int32_t> Apply(Step& self, const std::vector<float>& lrs, int
   return {answer, table};
 }
 
-std::tuple<Answer, Ids, Ids, Ids, Floats> Take(const Step& self, int32_t table) {
+std::tuple<Answer, Ids, Floats> Take(const Step& self, int32_t table) {
   PackedStep::Sums sums;
   const Answer answer = Run([&] { return self.step->Take(table, &sums); });
   const size_t n = sums.grads.empty() ? 0 : sums.ids.size();
-  return {answer, OwnIds(std::move(sums.ids)), OwnIds(std::move(sums.counts)), OwnIds(std::move(sums.times)),
+  return {answer, OwnIds(std::move(sums.ids)),
           OwnFloats(std::move(sums.grads), n, self.packed->tables()[static_cast<size_t>(table)]->dim())};
 }
 

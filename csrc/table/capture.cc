@@ -172,6 +172,7 @@ void Capture::Copy(const RowStore& store, Frozen* frozen, int stripe, std::vecto
 
 void Capture::EmitRows(const std::vector<std::byte>& records, Block* out) const {
   const size_t heads = static_cast<size_t>(layout_.bytes), floats = static_cast<size_t>(table_->slots_);
+  const size_t slots_at = static_cast<size_t>(row_bytes_) - floats * sizeof(float);
   const auto sorted = SortedById(records, layout_.bytes + row_bytes_);
   const uint64_t floor = std::max<uint64_t>(numbers_.floor, 1);
   out->rows.resize(sorted.size() * static_cast<size_t>(embedding_bytes_));
@@ -188,7 +189,7 @@ void Capture::EmitRows(const std::vector<std::byte>& records, Block* out) const 
     const std::byte* row = head + heads;
     const auto embedding = static_cast<size_t>(embedding_bytes_);
     std::memcpy(out->rows.data() + i * embedding, row, embedding);
-    if (floats > 0) std::memcpy(out->slots.data() + i * floats, row + embedding, floats * sizeof(float));
+    if (floats > 0) std::memcpy(out->slots.data() + i * floats, row + slots_at, floats * sizeof(float));
   }
 }
 

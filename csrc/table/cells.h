@@ -1,10 +1,10 @@
 // Cells: an array of equally sized cells, named by 32-bit numbers, in chunks. It grows and shrinks at its end. The
-// first chunk starts small and doubles, so that a table of ten rows costs little; the others are whole.
+// last chunk starts small and doubles, so that little memory waits for cells that may never come.
 //
 // Thread safety: const members may run together; anything else needs the array alone.
 // Invariants:
 //   1. Cells [0, room()) are backed by memory.
-//   2. A cell's address is stable until Grow or Shrink; with room() >= kChunk cells, until Shrink.
+//   2. A cell's address is stable until Grow or Shrink.
 #pragma once
 
 #include <cstddef>
@@ -40,8 +40,10 @@ class Cells {
   int64_t cell_bytes() const { return cell_bytes_; }
 
  private:
-  static constexpr int64_t kFirst = 16;
+  static constexpr int64_t kFirst = 16;  // cells of the first chunk
+  static constexpr int kSteps = 3;       // later ones start with 1/8 of a whole
 
+  int64_t Least(size_t chunk) const;
   void Resize(size_t chunk, int64_t cells);
 
   int64_t cell_bytes_;

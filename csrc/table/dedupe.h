@@ -10,6 +10,8 @@
 #include <cstring>
 #include <vector>
 
+#include "table/pages.h"
+
 namespace headrace {
 
 class Dedupe {
@@ -23,14 +25,17 @@ class Dedupe {
     std::memset(slots_.data(), 0xFF, size * sizeof(Slot));
   }
 
-  // Returns the place of an id; one that is not among `ids` gets place ids->size() and *fresh is set.
-  // REQUIRES: `ids` and `hashes` hold the distinct ids so far; the caller appends a fresh one to both.
-  uint32_t Place(int64_t id, uint64_t hash, const std::vector<int64_t>& ids, bool* fresh) {
+  // Fetches the slot of a hash.
+  HEADRACE_FETCH void Fetch(uint64_t hash) const { __builtin_prefetch(&slots_[hash & mask_], 1); }
+
+  // Returns the place of an id; one that is not among ids[0 .. count) gets place `count`, and *fresh is set.
+  // REQUIRES: `ids` holds the distinct ids so far; the caller appends a fresh one. `hash` belongs to the id.
+  uint32_t Place(int64_t id, uint64_t hash, const int64_t* ids, size_t count, bool* fresh) {
     const auto tag = static_cast<uint32_t>(hash >> 32);
     for (size_t at = hash & mask_;; at = (at + 1) & mask_) {
       Slot& slot = slots_[at];
       if (slot.place == kEmpty) {
-        slot = {tag, static_cast<uint32_t>(ids.size())};
+        slot = {tag, static_cast<uint32_t>(count)};
         *fresh = true;
         return slot.place;
       }

@@ -22,8 +22,9 @@ Frozen::Frozen(const RowStore& store, std::span<const Cell> listed, bool all)
 }
 
 void Frozen::Keep(Cell cell, int stripe, const std::byte* head, const std::byte* row) noexcept {
-  if (stripe < next_ || (cell >> 6) >= words_) return;
+  if ((cell >> 6) >= words_) return;
   if (Mask(cell) & done_[cell >> 6].fetch_or(Mask(cell), std::memory_order_relaxed)) return;
+  if (stripe < next_) return;  // has been read; but the cell may be used again, by an id of a later stripe
   try {
     std::vector<std::byte>& records = records_[static_cast<size_t>(stripe)];
     const size_t had = records.capacity();

@@ -1,5 +1,7 @@
+// The map against std::unordered_map; the ids themselves stand in cells, as the map wants them.
 #include "table/id_map.h"
 
+#include <cstring>
 #include <limits>
 #include <random>
 #include <unordered_map>
@@ -10,96 +12,230 @@
 namespace headrace {
 namespace {
 
-// A map and the arena that its entries live in.
-struct Pair {
-  Arena arena{8};
-  IdMap map;
-
-  void Insert(int64_t id) {
-    arena.Reserve(1);
-    map.Reserve(std::vector<int64_t>{id});
-    map.Insert(id, arena.Take(id));
-  }
-  void Erase(int64_t id) {
-    const Cell cell = map.Find(id, arena);
-    map.Erase(id, arena);
-    arena.Give(cell);
-  }
-};
-
 constexpr int64_t kLow = std::numeric_limits<int64_t>::min();
 constexpr int64_t kHigh = std::numeric_limits<int64_t>::max();
 
+uint64_t Unshift(uint64_t value, int shift) {
+  uint64_t result = value;
+  for (int known = shift; known < 64; known += shift) result = value ^ (result >> shift);
+  return result;
+}
+
+// The id with this hash.
+int64_t IdWith(uint64_t hash) {
+  hash = Unshift(hash, 31) * 0x319642B2D24D8EC3ULL;
+  hash = Unshift(hash, 27) * 0x96DE1B173F119089ULL;
+  return static_cast<int64_t>(Unshift(hash, 30));
+}
+
+// A map, the cells that its entries live in, and what should be in it.
+class Pair {
+ public:
+  void Insert(int64_t id) {
+    const uint64_t hash = IdMap::Hash(id);
+    const Cell cell = Take();
+    map_.Reserve(StripeOf(hash), 1);
+    std::memcpy(heads_.At(cell), &id, sizeof id);
+    map_.Insert(hash, cell);
+    oracle_[id] = cell;
+  }
+
+  void Erase(int64_t id) {
+    const auto found = oracle_.find(id);
+    map_.Erase(IdMap::Hash(id), found->second);
+    free_.push_back(found->second);
+    oracle_.erase(found);
+  }
+
+  void Move(int64_t id) {
+    Cell& cell = oracle_.at(id);
+    const Cell to = Take();
+    std::memcpy(heads_.At(to), heads_.At(cell), 8);
+    map_.Move(IdMap::Hash(id), cell, to);
+    free_.push_back(cell);
+    cell = to;
+  }
+
+  bool Has(int64_t id) const { return oracle_.count(id) != 0; }
+  Cell Wanted(int64_t id) const { return Has(id) ? oracle_.at(id) : kNoCell; }
+
+  void CheckId(int64_t id) const {
+    const uint64_t hash = IdMap::Hash(id);
+    const Cell wanted = Wanted(id), guess = map_.Guess(hash);
+    map_.Fetch(hash);
+    CHECK(map_.Find(id, heads_) == wanted && map_.FindHashed(hash, id, heads_) == wanted);
+    CHECK(wanted == kNoCell || guess != kNoCell);
+  }
+
+  void CheckAll() const {
+    for (const auto& [id, cell] : oracle_) CheckId(id);
+    CHECK(map_.size() == static_cast<int64_t>(oracle_.size()));
+    int64_t visited = 0;
+    for (int stripe = 0; stripe < IdMap::kStripeCount; ++stripe) {
+      uint32_t size = 0;
+      map_.ForEach(stripe, [&](Cell cell) {
+        int64_t id;
+        std::memcpy(&id, heads_.At(cell), sizeof id);
+        CHECK(StripeOf(IdMap::Hash(id)) == stripe && Wanted(id) == cell);
+        ++size;
+      });
+      CHECK(size == map_.StripeSize(stripe));
+      visited += size;
+    }
+    CHECK(visited == map_.size());
+    CHECK(static_cast<double>(map_.size()) <= 0.85 * static_cast<double>(map_.places()));
+  }
+
+  IdMap& map() { return map_; }
+  int64_t size() const { return static_cast<int64_t>(oracle_.size()); }
+
+ private:
+  Cell Take() {
+    if (free_.empty()) {
+      heads_.Grow(next_ + 1);
+      return static_cast<Cell>(next_++);
+    }
+    const Cell cell = free_.back();
+    free_.pop_back();
+    return cell;
+  }
+
+  Cells heads_{8, 10};
+  IdMap map_;
+  std::unordered_map<int64_t, Cell> oracle_;
+  std::vector<Cell> free_;
+  int64_t next_ = 0;
+};
+
 void AnEmptyMapFindsNothing() {
   const Pair pair;
-  const std::vector<int64_t> ids{0, -1, kLow, kHigh};
-  std::vector<Cell> cells(ids.size(), 0);
-  pair.map.FindAll(ids, pair.arena, cells.data());
-  for (size_t i = 0; i < ids.size(); ++i) {
-    CHECK(pair.map.Find(ids[i], pair.arena) == kNoCell);
-    CHECK(cells[i] == kNoCell);
-  }
+  for (const int64_t id : {int64_t{0}, int64_t{-1}, kLow, kHigh}) pair.CheckId(id);
+  pair.CheckAll();
 }
 
 void EveryIdIsAnId() {
   Pair pair;
-  for (const int64_t id : {int64_t{0}, int64_t{-1}, kLow, kHigh}) pair.Insert(id);
-  for (const int64_t id : {int64_t{0}, int64_t{-1}, kLow, kHigh}) {
-    CHECK(pair.arena.IdOf(pair.map.Find(id, pair.arena)) == id);
+  const std::vector<int64_t> ids{0, -1, kLow, kHigh, IdWith(0), IdWith(~uint64_t{0}), IdWith(uint64_t{0xFF} << 56)};
+  for (const int64_t id : ids) {
+    if (!pair.Has(id)) pair.Insert(id);
   }
-  CHECK(pair.map.Find(1, pair.arena) == kNoCell);
+  for (const int64_t id : ids) pair.CheckId(id);
+  pair.CheckId(1);
+  pair.CheckAll();
 }
 
-// Random inserts and erases against std::unordered_map; few distinct ids, so that runs are long and often
-// broken up.
-void AgreesWithAnOracle(int64_t range, int steps, uint32_t seed) {
+// Few distinct ids, so that lines are filled and broken up again and again.
+void AgreesWithAnOracle(uint64_t range, int steps, uint32_t seed) {
   Pair pair;
-  std::unordered_map<int64_t, bool> oracle;
   std::mt19937_64 random(seed);
+  const auto draw = [&] { return static_cast<int64_t>(random() % range) - static_cast<int64_t>(range / 2); };
   for (int step = 0; step < steps; ++step) {
-    const auto id = static_cast<int64_t>(random() % static_cast<uint64_t>(range)) - range / 2;
-    if (oracle.count(id) != 0) {
+    const int64_t id = draw();
+    if (!pair.Has(id)) {
+      pair.Insert(id);
+    } else if (random() % 8 == 0) {
+      pair.Move(id);
+    } else {
       pair.Erase(id);
-      oracle.erase(id);
+    }
+    pair.CheckId(id);
+    if (step % (steps / 4) == steps / 8) pair.map().Shrink();
+  }
+  pair.CheckAll();
+  for (int64_t id = -static_cast<int64_t>(range / 2) - 3; id < static_cast<int64_t>(range / 2) + 3; ++id) pair.CheckId(id);
+}
+
+void AgreesOverTheFullRange() {
+  Pair pair;
+  std::mt19937_64 random(3);
+  std::vector<int64_t> ids;
+  for (int i = 0; i < 20'000; ++i) ids.push_back(static_cast<int64_t>(random()));
+  for (const int64_t id : ids) pair.Insert(id);
+  for (size_t i = 0; i < ids.size(); i += 3) pair.Erase(ids[i]);
+  for (const int64_t id : ids) pair.CheckId(id);
+  pair.CheckAll();
+}
+
+// Hashes of one stripe and one home, or of homes so close that their runs meet and wrap around the end.
+void AgreesInOneCrowdedStripe(uint64_t homes, uint64_t spread, uint32_t seed) {
+  Pair pair;
+  std::mt19937_64 random(seed);
+  for (int step = 0; step < 6000; ++step) {
+    const uint64_t home = (random() % homes) * spread - homes / 2 * spread;  // around 0, so at both ends
+    const uint64_t tag = static_cast<uint32_t>(home);
+    const int64_t id = IdWith(uint64_t{0xA7} << 56 | tag << 24 | random() % 12);
+    if (pair.Has(id)) {
+      pair.Erase(id);
     } else {
       pair.Insert(id);
-      oracle[id] = true;
     }
+    pair.CheckId(id);
+    if (step % 1000 == 0) pair.CheckAll();
   }
-  CHECK(pair.map.size() == static_cast<int64_t>(oracle.size()));
-  CHECK(pair.map.size() * 8 <= pair.map.places() * 7);
-  std::vector<int64_t> ids;
-  for (int64_t id = -range / 2 - 3; id <= range / 2 + 3; ++id) ids.push_back(id);
-  std::vector<Cell> cells(ids.size());
-  pair.map.FindAll(ids, pair.arena, cells.data());
-  for (size_t i = 0; i < ids.size(); ++i) {
-    const Cell cell = pair.map.Find(ids[i], pair.arena);
-    CHECK(cell == cells[i]);
-    CHECK((cell != kNoCell) == (oracle.count(ids[i]) != 0));
-    if (cell != kNoCell) CHECK(pair.arena.IdOf(cell) == ids[i]);
+  pair.CheckAll();
+}
+
+// Stripe and tag are the same: only the id in the cell tells these apart.
+void TellsApartIdsWithEqualTags() {
+  for (const uint64_t tag : {uint64_t{0}, uint64_t{0xABCD}, uint64_t{0xFFFFFFFF}}) {
+    Pair pair;
+    std::vector<int64_t> ids;
+    for (uint64_t k = 0; k < 60; ++k) ids.push_back(IdWith(uint64_t{0x5C} << 56 | tag << 24 | k));
+    for (const int64_t id : ids) CHECK(IdMap::Hash(id) >> 24 == ((uint64_t{0x5C} << 32) | tag));
+    for (const int64_t id : ids) pair.Insert(id);
+    for (size_t i = 0; i < ids.size(); i += 2) pair.Erase(ids[i]);
+    for (const int64_t id : ids) pair.CheckId(id);
+    pair.CheckAll();
+    for (size_t i = 1; i < ids.size(); i += 2) pair.Erase(ids[i]);
+    for (const int64_t id : ids) pair.CheckId(id);
   }
 }
 
-// Ids whose hashes agree in the stripe and in the 32 bits that the map keeps: only the key in the cell tells
-// them apart.
-void TellsApartIdsWithEqualTags() {
-  const auto unmix = [](uint64_t value) {  // the inverse of Mix64
-    value = (value ^ (value >> 31) ^ (value >> 62)) * 0x319642B2D24D8EC3ULL;
-    value = (value ^ (value >> 27) ^ (value >> 54)) * 0x96DE1B173F119089ULL;
-    return value ^ (value >> 30) ^ (value >> 60);
-  };
+// Lengths of stripes are shifted against each other: the whole grows in small steps, and is never nearly empty.
+void GrowsInSmallSteps() {
   Pair pair;
-  std::vector<int64_t> ids;
-  for (uint64_t k = 0; k < 50; ++k) ids.push_back(static_cast<int64_t>(unmix((k << 40) | 0xABCDu)));
-  for (const int64_t id : ids) CHECK((Mix64(static_cast<uint64_t>(id)) & 0xFFFFFFFFu) == 0xABCDu);
-  for (const int64_t id : ids) pair.Insert(id);
-  for (size_t i = 0; i < ids.size(); i += 2) pair.Erase(ids[i]);
-  std::vector<Cell> cells(ids.size());
-  pair.map.FindAll(ids, pair.arena, cells.data());
-  for (size_t i = 0; i < ids.size(); ++i) {
-    CHECK((cells[i] != kNoCell) == (i % 2 == 1));
-    if (cells[i] != kNoCell) CHECK(pair.arena.IdOf(cells[i]) == ids[i]);
+  int64_t before = 0;
+  for (int64_t id = 0; id < 200'000; ++id) {
+    pair.Insert(id);
+    const int64_t now = pair.map().places();
+    if (id > 30'000) {
+      CHECK(now - before <= 1 + before / 256);
+      CHECK(static_cast<double>(pair.size()) > 0.68 * static_cast<double>(now));
+    }
+    before = now;
   }
+  pair.CheckAll();
+}
+
+void ShrinksToWhatIsLeft() {
+  Pair pair;
+  for (int64_t id = 0; id < 50'000; ++id) pair.Insert(id);
+  const int64_t full = pair.map().bytes();
+  for (int64_t id = 0; id < 49'000; ++id) pair.Erase(id);
+  CHECK(pair.map().bytes() == full);
+  pair.map().Shrink();
+  CHECK(pair.map().bytes() < full / 8);
+  pair.CheckAll();
+  for (int64_t id = 49'000; id < 50'000; ++id) pair.Erase(id);
+  pair.map().Shrink();
+  CHECK(pair.map().places() == 0);
+  pair.CheckId(49'500);
+  for (int64_t id = 0; id < 1000; ++id) pair.Insert(-id);
+  pair.CheckAll();
+}
+
+void ReserveHoldsWhatItSays() {
+  Pair pair;
+  pair.map().Reserve(StripeOf(IdMap::Hash(1)), 500);
+  const int64_t places = pair.map().places();
+  int64_t id = 0;
+  for (int inserted = 0; inserted < 500; ++id) {
+    if (StripeOf(IdMap::Hash(id)) != StripeOf(IdMap::Hash(1))) continue;
+    pair.Insert(id);
+    ++inserted;
+  }
+  CHECK(pair.map().places() == places);
+  pair.CheckAll();
 }
 
 }  // namespace
@@ -110,6 +246,13 @@ int main() {
   headrace::EveryIdIsAnId();
   headrace::AgreesWithAnOracle(50, 4000, 1);
   headrace::AgreesWithAnOracle(20'000, 100'000, 2);
+  headrace::AgreesOverTheFullRange();
+  headrace::AgreesInOneCrowdedStripe(1, 1, 4);
+  headrace::AgreesInOneCrowdedStripe(40, 1, 5);
+  headrace::AgreesInOneCrowdedStripe(40, uint64_t{1} << 27, 6);
   headrace::TellsApartIdsWithEqualTags();
+  headrace::GrowsInSmallSteps();
+  headrace::ShrinksToWhatIsLeft();
+  headrace::ReserveHoldsWhatItSays();
   return headrace::ReportChecks("id_map_test");
 }

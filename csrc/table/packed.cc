@@ -13,19 +13,15 @@
 namespace headrace {
 namespace {
 
-constexpr int64_t kBagsPerTask = 2048;
+constexpr int64_t kBagsPerTask = 1024;
 constexpr int64_t kFetch = 256;
 constexpr size_t kSpare = 4;  // passes whose memory is kept
 
-template <int64_t kDim>
-void CopyRows(int64_t n, int64_t dim, const float* const* rows, float* out) {
-  const int64_t width = kDim > 0 ? kDim : dim;
-  for (int64_t i = 0; i < n; ++i) {
-    std::memcpy(out + i * width, rows[i], static_cast<size_t>(width) * sizeof(float));
-  }
-}
-
 }  // namespace
+
+bool SameOffsets(const FeatureIds& x, const FeatureIds& y) {
+  return x.offsets == y.offsets && x.n == y.n;
+}
 
 Offsets CheckOffsets(const FeatureIds& ids, int64_t bags) {
   bool one_each = ids.n == bags, rising = true;
@@ -37,15 +33,13 @@ Offsets CheckOffsets(const FeatureIds& ids, int64_t bags) {
 
 void PoolRows(const FeatureIds& ids, Pooling pooling, bool one_each, int64_t first, int64_t last, int64_t dim,
               const float* const* rows) {
+  const Kernels& kernels = ActiveKernels();
   if (one_each || pooling == Pooling::kNone) {
     const int64_t start = one_each ? first : ids.offsets[first];
     const int64_t stop = one_each ? last : ids.offsets[last];
-    float* out = ids.out + start * dim;
-    if (dim == 16) return CopyRows<16>(stop - start, dim, rows, out);
-    if (dim == 8) return CopyRows<8>(stop - start, dim, rows, out);
-    return CopyRows<0>(stop - start, dim, rows, out);
+    kernels.gather(dim, stop - start, rows, ids.out + start * dim, dim);
+    return;
   }
-  const Kernels& kernels = ActiveKernels();
   for (int64_t b = first; b < last; ++b) {
     float* out = ids.out + b * dim;
     const int64_t start = ids.offsets[b], stop = ids.offsets[b + 1];
@@ -78,15 +72,13 @@ void Packed::ReadBags(const Table& table, const FeatureIds& ids, Pooling pooling
   cells.resize(n);
   rows.resize(n);
   for (size_t i = 0; i < n; ++i) hashes[i] = IdMap::Hash(values[i]);
-  store.FindAll(values, hashes.data(), cells.data(),
-                std::min(EncodedBytes(table.spec().precision, table.dim()), kFetch));
-  made.resize((whole ? static_cast<size_t>(std::count(cells.begin(), cells.end(), kNoCell)) : n) * dim);
+  store.FindRows(values, hashes.data(), cells.data(), rows.data(),
+                 std::min(EncodedBytes(table.spec().precision, table.dim()), kFetch));
+  const auto absent = static_cast<size_t>(std::count(cells.begin(), cells.end(), kNoCell));
+  made.resize((whole ? absent : n) * dim);
   float* next = made.data();
-  for (size_t i = 0; i < n; ++i) {
-    if (whole && cells[i] != kNoCell) {
-      rows[i] = reinterpret_cast<const float*>(store.Row(cells[i]));
-      continue;
-    }
+  for (size_t i = 0; i < n && !made.empty(); ++i) {
+    if (whole && cells[i] != kNoCell) continue;
     if (cells[i] == kNoCell) {
       table.spec().init.Fill(values[i], table.dim(), next);
     } else {
@@ -108,7 +100,8 @@ Status Packed::Read(std::span<const FeatureIds> inputs, int64_t bags, int thread
   std::atomic<bool> failed{false};
   std::vector<uint8_t> one_each(inputs.size());
   for (size_t f = 0; f < inputs.size(); ++f) {
-    const Offsets offsets = CheckOffsets(inputs[f], bags);
+    const bool same = f > 0 && SameOffsets(inputs[f], inputs[f - 1]);
+    const Offsets offsets = same && one_each[f - 1] ? Offsets::kOneEach : CheckOffsets(inputs[f], bags);
     if (offsets == Offsets::kBroken) return {Code::kInvalid, static_cast<int64_t>(f)};
     one_each[f] = offsets == Offsets::kOneEach ? 1 : 0;
   }

@@ -76,6 +76,8 @@ class Packed {
 // What the offsets of a feature are.
 enum class Offsets { kOneEach, kJagged, kBroken };
 Offsets CheckOffsets(const FeatureIds& ids, int64_t bags);
+// Whether they are the very same array: a batch of one id a feature often has one for all.
+bool SameOffsets(const FeatureIds& x, const FeatureIds& y);
 
 // out (bags, D) or (n, D) of bags [first, last) of one feature; rows[i] is the row of its i-th value.
 void PoolRows(const FeatureIds& ids, Pooling pooling, bool one_each, int64_t first, int64_t last, int64_t dim,

@@ -15,6 +15,8 @@
 namespace headrace {
 namespace {
 
+constexpr size_t kBlock = 32;  // ids whose slots are fetched ahead
+constexpr int64_t kFetch = 256;
 constexpr int64_t kWorthSplitting = 4096;  // values of a table below which one thread does it all
 
 template <typename T>
@@ -42,7 +44,8 @@ Status PackedStep::Reset(const Packed& packed, std::span<const FeatureIds> input
   for (size_t f = 0; f < inputs.size(); ++f) {
     Input& input = inputs_[f];
     input.ids = inputs[f];
-    const Offsets offsets = CheckOffsets(inputs[f], bags_);
+    const bool same = f > 0 && SameOffsets(inputs[f], inputs[f - 1]) && inputs_[f - 1].one_each;
+    const Offsets offsets = same ? Offsets::kOneEach : CheckOffsets(inputs[f], bags_);
     if (offsets == Offsets::kBroken) return {Code::kInvalid, static_cast<int64_t>(f)};
     input.one_each = offsets == Offsets::kOneEach;
     input.offsets.clear();
@@ -115,74 +118,116 @@ void PackedStep::Split(Work& work, int chunk) {
 
 void PackedStep::Find(Work& work, int part) {
   FindDistinct(work, part);
-  FindRows(work, work.parts[static_cast<size_t>(part)], work.step.parts[static_cast<size_t>(part)]);
+  MakeRows(work, work.parts[static_cast<size_t>(part)], work.step.parts[static_cast<size_t>(part)]);
   if (work.split == 1) Write(work, 0);
 }
 
-void PackedStep::FindDistinct(Work& work, int part) {
-  Part& own = work.parts[static_cast<size_t>(part)];
-  StepPart& step = work.step.parts[static_cast<size_t>(part)];
-  const RowStore& rows = work.table->content_->rows;
-  own.ids.clear();
-  own.counts.clear();
-  own.times.clear();
-  step.hashes.clear();
-  own.dedupe.Reset(static_cast<size_t>(work.split == 1 ? work.values : work.values / work.split * 2 + 64));
-  for (size_t k = 0; k < work.features.size(); ++k) {
-    const Input& input = inputs_[work.features[k]];
-    for (int chunk = 0; chunk < work.split; ++chunk) {
-      List& list = ListOf(work, k, chunk, part);
-      const bool all = work.split == 1;
-      const size_t n = all ? static_cast<size_t>(input.ids.n) : list.positions.size();
-      list.places.resize(n);
-      int64_t bag = all ? 0 : ChunkStart(work, chunk);
-      for (size_t i = 0; i < n; ++i) {
-        const int64_t position = all ? static_cast<int64_t>(i) : list.positions[i];
-        if (input.one_each) {
+// Finds the distinct ids of one list of occurrences of one feature.
+template <bool kCounts, bool kTimes, bool kSimple>
+void PackedStep::Distinct(const Input& input, int64_t bag, List* list, Part* part, RowFinder* finder) const {
+  const size_t n = kSimple ? static_cast<size_t>(input.ids.n) : list->places.size();
+  const bool all = list->positions.empty();
+  uint32_t* places = list->places.data();
+  for (size_t start = 0; start < n; start += kBlock) {
+    const size_t stop = std::min(start + kBlock, n);
+    uint64_t hashes[kBlock];
+    int64_t ids[kBlock];
+    for (size_t i = start; i < stop; ++i) {
+      const size_t position = kSimple || all ? i : list->positions[i];
+      ids[i - start] = input.ids.values[position];
+      hashes[i - start] = IdMap::Hash(ids[i - start]);
+      part->dedupe.Fetch(hashes[i - start]);
+    }
+    for (size_t i = start; i < stop; ++i) {
+      bool fresh;
+      const uint64_t hash = hashes[i - start];
+      const uint32_t place = part->dedupe.Place(ids[i - start], hash, part->ids.data(), part->count, &fresh);
+      places[i] = place;
+      int64_t time = 0;
+      if (kTimes) {
+        const auto position = static_cast<int64_t>(kSimple || all ? i : list->positions[i]);
+        if (kSimple || input.one_each) {
           bag = position;
         } else {
           while (input.offsets[static_cast<size_t>(bag) + 1] <= position) ++bag;
         }
-        const int64_t id = input.ids.values[position], time = times_[static_cast<size_t>(bag)];
-        const uint64_t hash = IdMap::Hash(id);
-        bool fresh;
-        const uint32_t place = own.dedupe.Place(id, hash, own.ids, &fresh);
-        list.places[i] = place;
-        if (fresh) {
-          rows.FetchPlace(hash);
-          own.ids.push_back(id);
-          step.hashes.push_back(hash);
-          own.counts.push_back(1);
-          own.times.push_back(time);
-        } else {
-          ++own.counts[place];
-          own.times[place] = std::max(own.times[place], time);
-        }
+        time = times_[static_cast<size_t>(bag)];
+      }
+      if (fresh) {
+        ++part->count;
+        part->ids[place] = ids[i - start];
+        part->hashes[place] = hash;
+        finder->Push();
+        if (kCounts) part->counts[place] = 1;
+        if (kTimes) part->times[place] = time;
+      } else {
+        if (kCounts) ++part->counts[place];
+        if (kTimes) part->times[place] = std::max(part->times[place], time);
       }
     }
   }
 }
 
-void PackedStep::FindRows(Work& work, Part& part, StepPart& step) {
+void PackedStep::FindDistinct(Work& work, int part) {
+  Part& own = work.parts[static_cast<size_t>(part)];
   const Table& table = *work.table;
-  const RowStore& rows = table.content_->rows;
-  const size_t n = part.ids.size();
+  size_t most = 0;
+  for (size_t k = 0; k < work.features.size(); ++k) {
+    for (int chunk = 0; chunk < work.split; ++chunk) {
+      List& list = ListOf(work, k, chunk, part);
+      const Input& input = inputs_[work.features[k]];
+      if (work.split == 1) list.positions.clear();
+      list.places.resize(work.split == 1 ? static_cast<size_t>(input.ids.n) : list.positions.size());
+      most += list.places.size();
+    }
+  }
+  const bool counts = table.CountsMatter(), times = table.spec().times;
+  own.count = 0;
+  for (auto* column : {&own.ids, &own.counts, &own.times}) Room(column, most);
+  Room(&own.hashes, most);
+  own.dedupe.Reset(most);
+  StepPart& step = work.step.parts[static_cast<size_t>(part)];
+  step.cells.resize(most);
+  Room(&own.rows, most);
+  const int64_t fetch = std::min(EncodedBytes(table.spec().precision, table.dim()), kFetch);
+  RowFinder finder(table.content_->rows, own.ids.data(), own.hashes.data(), step.cells.data(), own.rows.data(), fetch);
+  for (size_t k = 0; k < work.features.size(); ++k) {
+    const Input& input = inputs_[work.features[k]];
+    const bool simple = work.split == 1 && input.one_each;
+    for (int chunk = 0; chunk < work.split; ++chunk) {
+      List& list = ListOf(work, k, chunk, part);
+      if (list.places.empty()) continue;
+      const int64_t bag = ChunkStart(work, chunk);
+      if (simple && !counts && !times) {
+        Distinct<false, false, true>(input, bag, &list, &own, &finder);
+      } else if (simple && !counts) {
+        Distinct<false, true, true>(input, bag, &list, &own, &finder);
+      } else {
+        Distinct<true, true, false>(input, bag, &list, &own, &finder);
+      }
+    }
+  }
+  finder.Finish();
+}
+
+// Makes rows where there are none to point at.
+void PackedStep::MakeRows(Work& work, Part& part, StepPart& step) {
+  const Table& table = *work.table;
+  const RowStore& store = table.content_->rows;
+  const size_t n = part.count;
   const auto dim = static_cast<size_t>(table.dim());
   const bool whole = table.spec().precision == Precision::kFloat32;
-  step.ids = part.ids;
-  step.counts = part.counts;
-  step.times = part.times;
+  step.ids = {part.ids.data(), n};
+  step.counts = {part.counts.data(), n};
+  step.times = {part.times.data(), n};
+  step.hashes = part.hashes.data();
   step.cells.resize(n);
-  rows.FindAll(part.ids, step.hashes.data(), step.cells.data(), static_cast<int64_t>(dim * sizeof(float)));
-  step.version = rows.version();
-  part.rows.resize(n);
-  const size_t made = whole ? static_cast<size_t>(std::count(step.cells.begin(), step.cells.end(), kNoCell)) : n;
-  float* next = Room(&part.decoded, made * dim);
+  step.version = store.version();
+  const auto absent = static_cast<size_t>(std::count(step.cells.begin(), step.cells.end(), kNoCell));
+  if (whole && absent == 0) return;
+  float* next = part.decoded.Room((whole ? absent : n) * dim);
   for (size_t i = 0; i < n; ++i) {
-    if (whole && step.cells[i] != kNoCell) {
-      part.rows[i] = reinterpret_cast<const float*>(rows.Row(step.cells[i]));
-      continue;
-    }
+    if (whole && step.cells[i] != kNoCell) continue;
     if (step.cells[i] == kNoCell) {
       table.spec().init.Fill(part.ids[i], table.dim(), next);
     } else {
@@ -250,8 +295,8 @@ void PackedStep::SumList(const Input& input, Pooling pooling, const List& list, 
 void PackedStep::Sum(Work& work, int part, std::span<const float* const> grads) {
   Part& own = work.parts[static_cast<size_t>(part)];
   const int64_t dim = work.table->dim();
-  const size_t count = own.ids.size() * static_cast<size_t>(dim);
-  float* sums = Room(&own.sums, count);
+  const size_t count = own.count * static_cast<size_t>(dim);
+  float* sums = work.flowed ? own.sums.data() : own.sums.Room(count);
   if (!work.flowed) std::memset(sums, 0, count * sizeof(float));
   for (size_t k = 0; k < work.features.size(); ++k) {
     const size_t f = work.features[k];
@@ -294,7 +339,7 @@ Status PackedStep::Apply(std::span<const float> lrs, int threads, int32_t* faile
       if (!work.flowed) continue;
       int64_t count = 0;
       for (int part = 0; part < work.split; ++part) {
-        count += static_cast<int64_t>(work.parts[static_cast<size_t>(part)].ids.size());
+        count += static_cast<int64_t>(work.parts[static_cast<size_t>(part)].count);
       }
       tables.push_back(work.table);
       rows.push_back(count);
@@ -352,17 +397,14 @@ Status PackedStep::Take(int32_t table, Sums* out) const {
     std::vector<std::pair<int64_t, std::pair<const Part*, size_t>>> order;
     for (int p = 0; p < work.split; ++p) {
       const Part& part = work.parts[static_cast<size_t>(p)];
-      for (size_t i = 0; i < part.ids.size(); ++i) order.push_back({part.ids[i], {&part, i}});
+      for (size_t i = 0; i < part.count; ++i) order.push_back({part.ids[i], {&part, i}});
     }
     std::sort(order.begin(), order.end());
     for (const auto& [id, where] : order) {
       const auto& [part, i] = where;
       out->ids.push_back(id);
-      out->counts.push_back(part->counts[i]);
-      out->times.push_back(part->times[i]);
       if (work.flowed) {
-        out->grads.insert(out->grads.end(), part->sums.begin() + static_cast<std::ptrdiff_t>(i * dim),
-                          part->sums.begin() + static_cast<std::ptrdiff_t>((i + 1) * dim));
+        out->grads.insert(out->grads.end(), part->sums.data() + i * dim, part->sums.data() + (i + 1) * dim);
       }
     }
     return {};

@@ -11,6 +11,7 @@
 #include <vector>
 
 #include "table/packed.h"
+#include "table/pages.h"
 
 namespace headrace {
 
@@ -31,8 +32,8 @@ class PackedStep {
 
   // What Accumulate has summed for a table: ids ascending. For callers that mix several passes.
   struct Sums {
-    std::vector<int64_t> ids, counts, times;  // (U)
-    std::vector<float> grads;                 // (U, D)
+    std::vector<int64_t> ids;  // (U)
+    std::vector<float> grads;  // (U, D)
   };
   Status Take(int32_t table, Sums* out) const;
   // Whether a gradient of this shape belongs to feature `f`.
@@ -40,16 +41,31 @@ class PackedStep {
   bool Flowed(int32_t table) const { return works_[static_cast<size_t>(table)].flowed; }
 
  private:
+  // Floats on whole cache lines, kept from call to call.
+  class Floats {
+   public:
+    float* Room(size_t count) {  // throws std::bad_alloc; the content is lost when it grows
+      const auto bytes = static_cast<int64_t>(count * sizeof(float));
+      if (memory_.bytes() < bytes) memory_ = Pages(bytes + bytes / 4);
+      return data();
+    }
+    float* data() const { return reinterpret_cast<float*>(memory_.data()); }
+
+   private:
+    Pages memory_;
+  };
   struct List {
     std::vector<uint32_t> positions;  // within the feature; empty where the list is all of the chunk
     std::vector<uint32_t> places;     // within the part
   };
   struct Part {
     Dedupe dedupe;
+    size_t count = 0;                         // U distinct ids; the columns may be longer
     std::vector<int64_t> ids, counts, times;  // (U)
+    std::vector<uint64_t> hashes;             // (U)
     std::vector<const float*> rows;           // (U) of embeddings
-    std::vector<float> decoded;               // rows that are not float32 in the table, and initial rows
-    std::vector<float> sums;                  // (U, D)
+    Floats decoded;                           // rows that are not float32 in the table, and initial rows
+    Floats sums;                              // (U, D)
   };
   struct Input {
     FeatureIds ids;
@@ -84,7 +100,9 @@ class PackedStep {
   void Split(Work& work, int chunk);
   void Find(Work& work, int part);
   void FindDistinct(Work& work, int part);
-  void FindRows(Work& work, Part& part, StepPart& step);
+  template <bool kCounts, bool kTimes, bool kSimple>
+  void Distinct(const Input& input, int64_t bag, List* list, Part* part, RowFinder* finder) const;
+  void MakeRows(Work& work, Part& part, StepPart& step);
   void Write(Work& work, int chunk);
   void Sum(Work& work, int part, std::span<const float* const> grads);
   void SumList(const Input& input, Pooling pooling, const List& list, int64_t first, int64_t last, const float* grads,

@@ -12,6 +12,15 @@
 #include <cstdint>
 #include <utility>
 
+// A function that only fetches ahead has no effect that the compiler can see: unless it is inlined, calls of it vanish.
+#if defined(__GNUC__)
+#define HEADRACE_FETCH __attribute__((always_inline)) inline
+#define HEADRACE_FETCH_LAMBDA __attribute__((always_inline))
+#else
+#define HEADRACE_FETCH inline
+#define HEADRACE_FETCH_LAMBDA
+#endif
+
 namespace headrace {
 
 class Pages {

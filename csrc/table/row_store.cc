@@ -6,9 +6,8 @@
 namespace headrace {
 namespace {
 
-constexpr size_t kBlock = 32;  // ids in flight at once: enough to cover the latency of memory
 constexpr int64_t kChunkBytes = int64_t{2} << 20;
-constexpr int kMaxShift = 16;
+constexpr int kMaxShift = 18;
 
 int ShiftFor(int64_t cell_bytes) {
   int shift = 0;
@@ -40,28 +39,22 @@ RowStore::RowStore(HeadLayout layout, int64_t row_bytes)
     : layout_(layout),
       row_bytes_(row_bytes),
       fetch_bytes_(std::min(row_bytes, kMaxFetch)),
-      heads_(layout.bytes, ShiftFor(std::max<int64_t>(row_bytes, layout.bytes))),
-      rows_(row_bytes, ShiftFor(std::max<int64_t>(row_bytes, layout.bytes))) {}
+      heads_(layout.bytes, ShiftFor(layout.bytes)),
+      rows_(row_bytes, ShiftFor(row_bytes)) {
+  static std::atomic<uint64_t> stores{0};  // no two stores share a version, so content that was swapped is noticed
+  version_ = stores.fetch_add(1) << 40;
+}
 
 void RowStore::FindAll(std::span<const int64_t> ids, const uint64_t* hashes, Cell* cells,
                        int64_t fetch_bytes) const {
-  const size_t n = ids.size();
-  for (size_t i = 0; i < std::min(kBlock, n); ++i) map_.Fetch(hashes[i]);
-  for (size_t start = 0; start < n; start += kBlock) {
-    const size_t stop = std::min(start + kBlock, n);
-    for (size_t i = start; i < stop; ++i) {
-      const Cell cell = cells[i] = map_.Guess(hashes[i]);
-      if (cell != kNoCell) {
-        __builtin_prefetch(heads_.At(cell));
-        const std::byte* row = rows_.At(cell);
-        for (int64_t at = 0; at < fetch_bytes; at += 64) __builtin_prefetch(row + at);
-      }
-    }
-    for (size_t i = stop; i < std::min(stop + kBlock, n); ++i) map_.Fetch(hashes[i]);
-    for (size_t i = start; i < stop; ++i) {
-      if (cells[i] != kNoCell && IdOf(cells[i]) != ids[i]) cells[i] = map_.FindHashed(hashes[i], ids[i], heads_);
-    }
-  }
+  FindRows(ids, hashes, cells, nullptr, fetch_bytes);
+}
+
+void RowStore::FindRows(std::span<const int64_t> ids, const uint64_t* hashes, Cell* cells, const float** rows,
+                        int64_t fetch_bytes) const {
+  RowFinder finder(*this, ids.data(), hashes, cells, rows, fetch_bytes);
+  for (size_t i = 0; i < ids.size(); ++i) finder.Push();
+  finder.Finish();
 }
 
 void RowStore::FindAll(std::span<const int64_t> ids, Cell* cells) const {
@@ -85,7 +78,7 @@ void RowStore::ReserveCells(int64_t count) {
   const int64_t wanted = end_ + std::max<int64_t>(count - free_count_, 0);
   heads_.Grow(wanted);
   rows_.Grow(wanted);
-  const auto blocks = static_cast<size_t>((heads_.room() + 63) / 64);
+  const auto blocks = static_cast<size_t>((wanted + 63) / 64);
   if (live_.size() < blocks) {
     if (keeps_marks()) {
       block_marks_.resize(blocks, 0);
@@ -158,8 +151,9 @@ void RowStore::Compact() {
   ++version_;
   heads_.Shrink(end_);
   rows_.Shrink(end_);
-  const auto blocks = static_cast<size_t>((heads_.room() + 63) / 64);
+  const auto blocks = static_cast<size_t>((end_ + 63) / 64);
   live_.resize(blocks);
+  live_.shrink_to_fit();
   if (keeps_marks()) {
     block_marks_.resize(blocks);
     region_marks_.resize((blocks + 63) / 64);

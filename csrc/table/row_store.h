@@ -42,9 +42,12 @@ class RowStore {
   // cells[i] = the cell of ids[i] or kNoCell; hashes[i] = IdMap::Hash(ids[i]). Fetches the first `fetch_bytes` of the
   // rows found.
   void FindAll(std::span<const int64_t> ids, const uint64_t* hashes, Cell* cells, int64_t fetch_bytes) const;
+  // The same, and rows[i] = where the row begins, or nullptr.
+  void FindRows(std::span<const int64_t> ids, const uint64_t* hashes, Cell* cells, const float** rows,
+                int64_t fetch_bytes) const;
   void FindAll(std::span<const int64_t> ids, Cell* cells) const;
 
-  void FetchPlace(uint64_t hash) const { map_.Fetch(hash); }
+  HEADRACE_FETCH void FetchPlace(uint64_t hash) const { map_.Fetch(hash); }
 
   // --- one cell ---
   int64_t IdOf(Cell cell) const { return Load<int64_t>(cell, 0); }
@@ -69,12 +72,12 @@ class RowStore {
   }
   // Notes that a cell changed at `mark`. REQUIRES: mark >= base(), mark - base() < 2^32.
   void Touch(Cell cell, uint64_t mark);
-  void FetchForWrite(Cell cell) const {
-    __builtin_prefetch(heads_.At(cell), 1);
+  HEADRACE_FETCH void FetchForWrite(Cell cell) const {
+    if (layout_.bytes > 8) __builtin_prefetch(heads_.At(cell), 1);
     const std::byte* row = rows_.At(cell);
     for (int64_t at = 0; at < fetch_bytes_; at += 64) __builtin_prefetch(row + at, 1);
   }
-  void FetchForRead(Cell cell) const {
+  HEADRACE_FETCH void FetchForRead(Cell cell) const {
     __builtin_prefetch(heads_.At(cell));
     const std::byte* row = rows_.At(cell);
     for (int64_t at = 0; at < fetch_bytes_; at += 64) __builtin_prefetch(row + at);
@@ -144,6 +147,7 @@ class RowStore {
   void Store(Cell cell, int32_t at, T value) {
     std::memcpy(heads_.At(cell) + at, &value, sizeof value);
   }
+  friend class RowFinder;
   bool IsLive(Cell cell) const { return (live_[cell >> kBlockBits] >> (cell & 63)) & 1; }
   void MoveCell(Cell from, Cell to);
 
@@ -189,5 +193,76 @@ void RowStore::ForEachChanged(uint64_t since, Visit visit) const {
     }
   }
 }
+
+// Looks ids up as they come, in four steps for every id, each kAhead ids behind the one before: fetch its home line; read
+// it, fetch head and row; do that with the next line for the few that are not at home; read the head. So nothing waits
+// for memory that was not asked for some ids earlier, and what the caller does between two ids hides it further.
+//
+// Thread safety: needs the object alone, and a store that nothing writes to.
+// Invariants:
+//   1. After Finish, cells[i] is the cell of ids[i] or kNoCell, and rows[i] where its row begins or nullptr.
+class RowFinder {
+ public:
+  // The arrays are the caller's: ids and hashes are filled up to a place before it is pushed; rows may be nullptr.
+  RowFinder(const RowStore& store, const int64_t* ids, const uint64_t* hashes, Cell* cells, const float** rows,
+            int64_t fetch_bytes)
+      : store_(store), ids_(ids), hashes_(hashes), cells_(cells), rows_(rows), fetch_bytes_(fetch_bytes) {}
+
+  // Takes the next id.
+  HEADRACE_FETCH void Push() {
+    store_.map_.Fetch(hashes_[count_]);
+    Advance<false>(count_++);
+  }
+
+  // Ends the lookups of all ids that were pushed.
+  void Finish() {
+    for (size_t step = count_; step < count_ + 3 * kAhead; ++step) Advance<true>(step);
+  }
+
+ private:
+  static constexpr size_t kAhead = 16;
+
+  HEADRACE_FETCH void FetchCell(size_t i) {
+    __builtin_prefetch(store_.heads_.At(cells_[i]));
+    const std::byte* row = store_.rows_.At(cells_[i]);
+    if (rows_ != nullptr) rows_[i] = reinterpret_cast<const float*>(row);
+    for (int64_t at = 0; at < fetch_bytes_; at += 64) __builtin_prefetch(row + at);
+  }
+
+  template <bool kDrain>
+  HEADRACE_FETCH void Advance(size_t step) {
+    if (step >= kAhead && (!kDrain || step - kAhead < count_)) {
+      const size_t i = step - kAhead;
+      cells_[i] = store_.map_.Guess(hashes_[i]);
+      if (cells_[i] < IdMap::kFurther) FetchCell(i);
+    }
+    if (step >= 2 * kAhead && (!kDrain || step - 2 * kAhead < count_)) {
+      const size_t i = step - 2 * kAhead;
+      if (cells_[i] == IdMap::kFurther) {
+        cells_[i] = store_.map_.GuessFurther(hashes_[i]);
+        if (cells_[i] != kNoCell) FetchCell(i);
+      }
+    }
+    if (step >= 3 * kAhead) Verify(step - 3 * kAhead);
+  }
+
+  HEADRACE_FETCH void Verify(size_t i) {
+    if (cells_[i] != kNoCell && store_.IdOf(cells_[i]) != ids_[i]) {  // another id with the same tag: hardly ever
+      cells_[i] = store_.map_.FindHashed(hashes_[i], ids_[i], store_.heads_);
+      if (rows_ != nullptr && cells_[i] != kNoCell) {
+        rows_[i] = reinterpret_cast<const float*>(store_.rows_.At(cells_[i]));
+      }
+    }
+    if (rows_ != nullptr && cells_[i] == kNoCell) rows_[i] = nullptr;
+  }
+
+  const RowStore& store_;
+  const int64_t* ids_;
+  const uint64_t* hashes_;
+  Cell* cells_;
+  const float** rows_;
+  int64_t fetch_bytes_;
+  size_t count_ = 0;
+};
 
 }  // namespace headrace

@@ -33,7 +33,8 @@ struct StepPart {
   std::span<const int64_t> counts;
   std::span<const int64_t> times;
   const float* grads = nullptr;
-  std::vector<uint64_t> hashes;     // (U)
+  const uint64_t* hashes = nullptr;  // (U), of the caller's or in own_hashes
+  std::vector<uint64_t> own_hashes;
   std::vector<Cell> cells;          // (U) the row of each id, or kNoCell
   uint64_t version = ~uint64_t{0};  // of the row store that `cells` were found in
 
@@ -46,6 +47,13 @@ struct StepPart {
   int64_t filtered = 0;
   int64_t newest = kNever;
   int64_t bad_row = -1;  // first row that is not finite
+
+  // Hashes the ids into own_hashes. Throws std::bad_alloc.
+  void Hash() {
+    own_hashes.resize(ids.size());
+    for (size_t i = 0; i < ids.size(); ++i) own_hashes[i] = IdMap::Hash(ids[i]);
+    hashes = own_hashes.data();
+  }
 
   void Reset() {
     fresh.clear();

@@ -14,7 +14,7 @@
 namespace headrace {
 namespace {
 
-constexpr size_t kAhead = 12;                           // rows fetched ahead of the row rule
+constexpr size_t kAhead = 16;  // rows fetched ahead of the row rule
 constexpr uint64_t kHistory = uint64_t{1} << 31;        // operations whose changes can be told at most
 constexpr uint64_t kMarkRange = (uint64_t{1} << 32) - 2;  // marks are kept in 32 bits beside a base
 constexpr int kMostFrequent = 255;
@@ -120,14 +120,9 @@ bool Table::Prepare(StepPart* part, uint64_t mark) const {
     part->bad_row = CheckFinite({part->grads, n * static_cast<size_t>(spec_.dim)}, spec_.dim).detail;
     return false;
   }
-  if (part->hashes.size() != n) {
-    part->hashes.resize(n);
-    for (size_t i = 0; i < n; ++i) part->hashes[i] = IdMap::Hash(part->ids[i]);
-    part->version = ~uint64_t{0};
-  }
   if (part->version != rows.version()) {
     part->cells.resize(n);
-    rows.FindAll(part->ids, part->hashes.data(), part->cells.data(), 0);
+    rows.FindAll(part->ids, part->hashes, part->cells.data(), 0);
     part->version = rows.version();
   }
   if (spec_.times) {
@@ -137,14 +132,14 @@ bool Table::Prepare(StepPart* part, uint64_t mark) const {
     if (part->cells[i] != kNoCell) continue;
     StepPart::Absent absent{static_cast<uint32_t>(i), kNoCell, part->times[i]};
     bool admitted = true;
+    int64_t seen = 0;
+    if (pending.size() > 0) absent.counter = pending.Find(part->ids[i]);  // also what another admission left behind
+    if (absent.counter != kNoCell) {
+      std::memcpy(&seen, pending.Row(absent.counter), sizeof seen);
+      absent.time = std::max(absent.time, pending.Time(absent.counter));
+      absent.counted = true;
+    }
     if (spec_.admission.kind == AdmissionKind::kCount) {
-      int64_t seen = 0;
-      if (pending.size() > 0) absent.counter = pending.Find(part->ids[i]);
-      if (absent.counter != kNoCell) {
-        std::memcpy(&seen, pending.Row(absent.counter), sizeof seen);
-        absent.time = std::max(absent.time, pending.Time(absent.counter));
-        absent.counted = true;
-      }
       admitted = part->counts[i] >= spec_.admission.occurrences - seen;  // the sum might not fit
       if (!admitted) part->waiting.push_back(absent);
     } else {
@@ -301,16 +296,16 @@ void Table::Commit(StepPart& part, uint64_t mark, float lr) {
   RowStore& rows = content_->rows;
   const size_t n = part.ids.size();
   float* scratch = part.scratch.data();
-  const auto fetch = [&](size_t i) {
-    if (i < n && part.cells[i] != kNoCell) rows.FetchForWrite(part.cells[i]);
-  };
-  for (size_t i = 0; i < std::min(kAhead, n); ++i) fetch(i);
-  for (size_t i = 0; i < n; ++i) {
-    fetch(i + kAhead);
-    const Cell cell = part.cells[i];
-    if (cell == kNoCell) continue;
+  for (size_t i = 0; i < n + kAhead; ++i) {
+    if (i < n && part.cells[i] != kNoCell) {
+      rows.FetchForWrite(part.cells[i]);
+      __builtin_prefetch(part.grads + i * static_cast<size_t>(spec_.dim));
+    }
+    if (i < kAhead || part.cells[i - kAhead] == kNoCell) continue;
+    const size_t at = i - kAhead;
+    const Cell cell = part.cells[at];
     rows.BeforeChange(cell);
-    LearnRow(part, static_cast<uint32_t>(i), cell, mark, lr, scratch);
+    LearnRow(part, static_cast<uint32_t>(at), cell, mark, lr, scratch);
   }
   for (size_t k = 0; k < part.fresh.size(); ++k) {
     const StepPart::Absent& one = part.fresh[k];
@@ -338,6 +333,7 @@ Status Table::Update(const Gradients& step, float lr) {
     part.counts = step.counts;
     part.times = step.times;
     part.grads = step.grads.data();
+    part.Hash();
     const WriteLock guard(this, static_cast<int64_t>(n));
     if (!Prepare(&part, content_->numbers.mark + 1)) return {Code::kNotFinite, part.bad_row};
     Count(&part);

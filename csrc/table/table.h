@@ -128,10 +128,16 @@ class Table {
     Numbers numbers;
   };
 
-  int64_t RowBytes() const { return EncodedBytes(spec_.precision, spec_.dim) + 4 * slots_; }
+  // Whether anything asks how often an id occurs in a step.
+  bool CountsMatter() const {
+    return spec_.capacity >= 0 || !spec_.clips.empty() || spec_.admission.kind != AdmissionKind::kAll;
+  }
+  // Where the slots of a row begin, and where it ends: slots are floats and want their alignment.
+  int64_t SlotsAt() const { return (EncodedBytes(spec_.precision, spec_.dim) + 3) / 4 * 4; }
+  int64_t RowBytes() const { return SlotsAt() + 4 * slots_; }
   bool KeepsHistory() const { return spec_.history && !spec_.serving; }
   float* SlotsOf(Cell cell) const {
-    return reinterpret_cast<float*>(content_->rows.Row(cell) + EncodedBytes(spec_.precision, spec_.dim));
+    return reinterpret_cast<float*>(content_->rows.Row(cell) + SlotsAt());
   }
   Removals::Present RowPresent() const;
   Removals::Present AnyPresent() const;

@@ -172,7 +172,11 @@ void Table::Decide(TableStep* step) const {
   }
   const int64_t room = spec_.capacity - (rows - going);
   if (fresh > room) KeepMostFrequent(&step->parts, room, true);
-  if (spec_.admission.kind == AdmissionKind::kCount) DecideCounters(step);
+  if (spec_.admission.kind == AdmissionKind::kCount) {
+    DecideCounters(step);
+  } else {
+    for (StepPart& part : step->parts) part.dropped.clear();  // counts that another admission left stay as they are
+  }
 }
 
 void Table::DecideCounters(TableStep* step) const {

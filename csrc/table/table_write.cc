@@ -1,5 +1,6 @@
 // The members of Table that write, but for the learning step.
 #include <algorithm>
+#include <array>
 #include <cstring>
 #include <mutex>
 #include <shared_mutex>
@@ -40,13 +41,12 @@ Status Table::Assign(std::span<const int64_t> ids, std::span<const float> rows,
     TableStep step;
     StepPart& part = step.parts.emplace_back();
     part.ids = ids;
-    part.hashes.resize(n);
+    part.Hash();
     part.cells.resize(n);
-    for (size_t i = 0; i < n; ++i) part.hashes[i] = IdMap::Hash(ids[i]);
     const WriteLock guard(this, static_cast<int64_t>(n));
     Content& content = *content_;
     RowStore& store = content.rows;
-    store.FindAll(ids, part.hashes.data(), part.cells.data(), 0);
+    store.FindAll(ids, part.hashes, part.cells.data(), 0);
     for (size_t i = 0; i < n; ++i) {
       if (part.cells[i] != kNoCell) continue;
       const Cell counter = content.pending.size() > 0 ? content.pending.Find(ids[i]) : kNoCell;
@@ -112,7 +112,10 @@ Status Table::Evict(int64_t before) {
   if (!spec_.times) return {Code::kNoTimes, 0};
   return Guarded([&]() -> Status {
     std::vector<Cell> rows, counts;
-    uint64_t seen = 0;
+    std::array<uint64_t, 3> seen{};
+    const auto now = [&] {  // the mark alone is not enough: a table of the same mark may have been loaded
+      return std::array{content_->numbers.mark, content_->rows.version(), content_->pending.version()};
+    };
     const auto collect = [&] {
       rows.clear();
       counts.clear();
@@ -123,14 +126,14 @@ Status Table::Evict(int64_t before) {
       content.pending.ForEach([&](Cell cell) {
         if (content.pending.Time(cell) < before) counts.push_back(cell);
       });
-      seen = content.numbers.mark;
+      seen = now();
     };
     {
       const std::shared_lock guard(lock_);  // the long scan runs beside readers
       collect();
     }
     const WriteLock guard(this, static_cast<int64_t>(rows.size() + counts.size()));
-    if (seen != content_->numbers.mark) collect();  // somebody wrote in between
+    if (seen != now()) collect();  // somebody wrote in between
     Content& content = *content_;
     if (KeepsHistory()) {
       content.removals.Reserve(rows.size(), RowPresent());
@@ -187,9 +190,18 @@ Status Table::Forget(uint64_t mark) {
   });
 }
 
+// Counts the most that so many rows can make a capture keep: what changes and what makes room (which goes in bunches)
+// twice, as buffers double when they grow, and all frequencies. Reads nothing that a writer changes.
 bool Table::MustWait(int64_t rows) const {
   if (capture_ == nullptr || spec_.capture_limit < 0 || rows == 0) return false;
-  const int64_t kept = 2 * rows * content_->rows.record_bytes();  // buffers double when they grow
+  const Content& content = *content_;
+  const auto going = [rows](int64_t limit) { return rows + (limit < 0 ? 0 : limit / 64); };
+  int64_t kept = 2 * going(spec_.capacity) * content.rows.record_bytes();
+  if (spec_.admission.kind == AdmissionKind::kCount) {
+    kept += 2 * going(spec_.pending_limit) * content.pending.record_bytes();
+  }
+  if (content.rows.keeps_frequencies()) kept += spec_.capacity + 64;
+  if (content.sketch) kept += std::min(rows, Sketch::kStripes) * (content.sketch->bytes() / Sketch::kStripes);
   return capture_->bytes() + kept > spec_.capture_limit;
 }
 

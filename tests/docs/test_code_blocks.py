@@ -60,7 +60,8 @@ def test_code_blocks_run(page: Path, tmp_path, monkeypatch) -> None:
             output = io.StringIO()
             with contextlib.redirect_stdout(output):
                 # line numbers of a failure are those of the page
-                exec(compile("\n" * (block.line - 1) + block.code, str(page), "exec"), namespace)
+                code = "\n" * (block.line - 1) + block.code
+                exec(compile(code, str(page), "exec", dont_inherit=True), namespace)
             printed = output.getvalue()
         elif block.title == PRINTS:
             assert printed == block.code

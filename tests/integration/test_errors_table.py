@@ -1,24 +1,23 @@
 """Every row of the table in docs/how-to/errors.md is provoked: what is printed, and that nothing is lost.
 
-A provoker has the row's number in its name. It makes the error happen, checks that nothing was lost or half-written,
-and returns the error. Its text must be the one in the table, where … stands for anything.
+A provoker has the row's number in its name; those of tables are in errors_of_tables.py. It makes the error happen,
+checks that nothing was lost or half-written, and returns the error. Its text must be the one in the table, where …
+stands for anything.
 """
 
 from __future__ import annotations
 
 import asyncio
+import importlib.util
 import logging
 import os
 import re
-import resource
-import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from types import ModuleType
 
 import httpx
 import numpy as np
@@ -46,6 +45,21 @@ PAGE = ROOT / "docs" / "how-to" / "errors.md"
 CSV = "user,item,price,at\nu1,i1,10.5,100\nu2,i2,cheap,101\nu3,i3,12.0,102\n"
 CLICKS = Layout(time="at", time_unit="s", key=("user",), kind="click", types={"price": "float32"})
 SCHEMA = Schema(features=(IdFeature("user", 4), DenseFeature("price")), item="item")
+
+
+def load(name: str) -> ModuleType:
+    """Import a file beside this one: test folders are no packages."""
+    spec = importlib.util.spec_from_file_location(f"provokers_{name}", Path(__file__).parent / f"{name}.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+TABLES = load("errors_of_tables")
+caught, file_size_limit = TABLES.caught, TABLES.file_size_limit
 
 
 @dataclass(frozen=True)
@@ -84,12 +98,6 @@ def change(number: int, ids: list[int], value: float = 1.0) -> Change:
 
 def replica() -> Replica:
     return Replica({"user": ReferenceTable(TableConfig(name="user", dim=4), serving=True)})
-
-
-def caught(action: Callable[[], object]) -> HeadraceError:
-    with pytest.raises(HeadraceError) as raised:
-        action()
-    return raised.value
 
 
 def error_1(folder: Path) -> HeadraceError:
@@ -307,18 +315,6 @@ def error_20(folder: Path) -> HeadraceError:
     return error
 
 
-@contextmanager
-def file_size_limit(size: int) -> Iterator[None]:
-    """Writes beyond so many bytes of a file fail, as on a full disk."""
-    handled, before = signal.signal(signal.SIGXFSZ, signal.SIG_IGN), resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, before)
-        signal.signal(signal.SIGXFSZ, handled)
-
-
 def error_21(folder: Path) -> HeadraceError:
     """A setting that the recipe does not have."""
     return caught(lambda: build(find_recipe("headrace.online.demo:world"), ["requets=10"]))
@@ -330,7 +326,9 @@ def error_22(folder: Path) -> HeadraceError:
 
 
 PROVOKERS = {
-    int(name.removeprefix("error_")): value for name, value in list(globals().items()) if name.startswith("error_")
+    int(name.removeprefix("error_")): value
+    for name, value in [*globals().items(), *vars(TABLES).items()]
+    if name.startswith("error_")
 }
 
 

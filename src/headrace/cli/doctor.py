@@ -131,7 +131,7 @@ def _native() -> list[Finding]:
         return [Finding("native table", LIMITED, "not built: tables run in pure Python, slowly", advice)]
     difference = native_difference()
     if difference is None:
-        return [Finding("native table", OK, "present, and equal to the reference table on a self-check")]
+        return [Finding("native table", OK, f"equal to the reference table on a self-check; {native_speed()}")]
     found = f"differs from the reference table: {difference}"
     return [Finding("native table", MISSING, found, "Rebuild it: `make clean build`.")]
 
@@ -144,22 +144,45 @@ def native_class() -> type[CheckedTable] | None:
     return NativeTable if load_native() is not None else None
 
 
+def native_speed() -> str:
+    """Return which instruction set the loops over floats use, and on how many threads a step is spread."""
+    import torch
+
+    from headrace.store.table import load_native
+
+    module = load_native()
+    kernels = "no" if module is None else module.kernels()
+    threads = torch.get_num_threads()
+    return f"{kernels} kernels, {threads} thread{'s' if threads > 1 else ''} (torch.get_num_threads)"
+
+
 def native_difference() -> str | None:
     """Drive the native and the reference table with the same updates; return where they differ, None when nowhere."""
     import torch
 
-    from headrace.store import FTRL, SGD, Adagrad, Adam, ReferenceTable, TableConfig
+    from headrace.store import (
+        FTRL,
+        SGD,
+        Adagrad,
+        Adam,
+        GroupFTRL,
+        Momentum,
+        ReferenceTable,
+        RowWiseAdagrad,
+        TableConfig,
+    )
 
     native = native_class()
     assert native is not None
     random = torch.Generator().manual_seed(0)
-    for rule in (SGD(), Adagrad(), Adam(), FTRL()):
-        config = TableConfig(name="self-check", dim=4, rule=rule)
+    dim = 20  # a whole vector of every instruction set, and a rest
+    for rule in (SGD(), Momentum(), Adagrad(), RowWiseAdagrad(), Adam(), FTRL(), GroupFTRL()):
+        config = TableConfig(name="self-check", dim=dim, rule=rule)
         tables = (native(config), ReferenceTable(config))
         probe = torch.tensor([-(2**63), -1, 0, 1, 2**63 - 1, *range(100, 160)], dtype=torch.int64)
         for step in range(5):
             ids = probe[torch.randperm(len(probe), generator=random)[:40]].sort().values
-            grads = torch.randn(len(ids), 4, generator=random)
+            grads = torch.randn(len(ids), dim, generator=random)
             counts, times = torch.ones(len(ids), dtype=torch.int64), torch.full((len(ids),), step, dtype=torch.int64)
             for table in tables:
                 table.update(ids, grads, counts, times)

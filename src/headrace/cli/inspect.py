@@ -1,4 +1,4 @@
-"""Look into a file or folder that Headrace wrote: a run, a checkpoint, a log, a change, a snapshot, a run record.
+"""Look into what Headrace wrote: a run, a checkpoint, a log, a change, a snapshot, a table file, a run record.
 
 headrace inspect PATH          what it is and what is in it; files are verified by their checksums
 headrace inspect diff A B      what differs between two run records (files or run folders)
@@ -17,13 +17,21 @@ from rich.markup import escape
 from rich.padding import Padding
 from rich.table import Table
 
-from headrace.cli.inspect_files import checkpoint, kind_of, log_topics, read_change, read_json, read_table
+from headrace.cli.inspect_files import (
+    checkpoint,
+    kind_of,
+    log_topics,
+    read_change,
+    read_json,
+    read_table,
+    read_table_file,
+)
 from headrace.cli.output import console, human_bytes, print_json
 from headrace.config import tree
 from headrace.errors import ConfigError, DataError, HeadraceError
 
 NAME = "inspect"
-HELP = "look into a run folder, checkpoint, log, change, snapshot or run record; diff two run records"
+HELP = "look into a run folder, checkpoint, log, change, snapshot, table file or run record; diff two run records"
 RECORD = "run.json"
 SHOWN_DEPTH, SHOWN_LINES, SHOWN_ITEMS, SHOWN_LETTERS = 3, 60, 8, 50
 TIMES = ("event_time", "accepted_time", "watermark", "newest", "oldest_pending")
@@ -66,11 +74,11 @@ def describe(path: Path) -> Facts:
     readers = {
         "run folder": _run_folder, "checkpoint": checkpoint, "folder of changes": _changes, "log": log_topics,
         "change": read_change, "table snapshot": read_table, "run record": _record, "claim": read_json,
-        "folder of runs": _runs,
+        "folder of runs": _runs, "table file": read_table_file, "folder of table files": _changes,
     }  # fmt: skip
     if kind not in readers:
         raise DataError(f"Path {path}", got="a file or folder of another kind",
-                        expected="a run folder, checkpoint, log, change, table snapshot or run.json")  # fmt: skip
+                        expected="a run folder, checkpoint, log, change, snapshot, table file or run.json")  # fmt: skip
     try:
         facts |= readers[kind](path)
     except (HeadraceError, sqlite3.Error) as error:

@@ -12,12 +12,16 @@ from headrace.errors import CorruptSnapshot, DataError
 from headrace.learn.checkpoint import NUMBERED, ManifestCheckpoint
 from headrace.publish.change import MAGIC as CHANGE
 from headrace.publish.change import decode
+from headrace.store.block_columns import FileLayout, FileNumbers
 from headrace.store.snapshot import MAGIC as SNAPSHOT
 from headrace.store.snapshot import read_snapshot
+from headrace.store.table import load_native
+from headrace.store.table_files import accept_read, header_of, inspect_table_file, native_files
 from headrace.types import Change
 
 Facts = dict[str, object]
 SQLITE = b"SQLite format 3\x00"
+TABLE_FILE = b"HDRTABLE"
 
 
 def kind_of(path: Path) -> str:
@@ -30,6 +34,8 @@ def kind_of(path: Path) -> str:
             return "run folder"
         if any(kind_of(path / name) in {"change", "table snapshot"} for name in names if (path / name).is_file()):
             return "folder of changes"
+        if any(kind_of(path / name) == "table file" for name in names if (path / name).is_file()):
+            return "folder of table files"
         if any((path / name / "run.json").is_file() for name in names):
             return "folder of runs"
         return "unknown"
@@ -41,6 +47,8 @@ def kind_of(path: Path) -> str:
         return "change"
     if head.startswith(SNAPSHOT):
         return "table snapshot"
+    if head.startswith(TABLE_FILE):
+        return "table file"
     if head.lstrip()[:1] == b"{":
         return _json_kind(path)
     return "unknown"
@@ -135,3 +143,40 @@ def change_facts(change: Change) -> Facts:
 def read_table(path: Path) -> Facts:
     """Return what a table snapshot holds; its checksum is verified."""
     return {"bytes": path.stat().st_size, "state": outline(read_snapshot(path))}
+
+
+def read_table_file(path: Path) -> Facts:
+    """Return what a table file or an increment holds; all of its blocks are read and their checksums verified."""
+    size: Facts = {"bytes": path.stat().st_size}
+    if load_native() is None:
+        return size | {"verified": "no: table files are read by the native table, which is missing here"}
+    file, reader = inspect_table_file(path), native_files().TableFileReader()
+    accept_read(reader.open(str(path)), path)
+    raw, layout, numbers, (rows, waiting, removed, forgotten), _, _ = reader.facts()
+    block: object = ()
+    while block is not None:
+        answer, block = reader.next()
+        accept_read(answer, path)
+    header, shape, counts = header_of(path, raw), FileLayout(*layout), FileNumbers(*numbers)
+    facts: Facts = {
+        "table": file.table, "holds": "all rows" if file.since is None else f"what changed after mark {file.since}",
+        "mark": file.mark, "digest": file.digest, "parent": file.parent, "rows": rows, "waiting": waiting,
+        "removed": removed, "shard": f"{file.shard[0]} of {file.shard[1]}", "precision": header.get("precision"),
+        "embedding bytes": shape.row_bytes, "slots": shape.slots,
+        "numbers": {"admitted": counts.admitted, "filtered": counts.filtered, "evicted": counts.evicted,
+                    "history since mark": counts.floor, "newest": counts.newest if counts.newest > 0 else None},
+        "spec": {name: _parsed(value) for name, value in header["spec"].items()},
+    }  # fmt: skip
+    if file.since is None:
+        del facts["parent"]
+    else:
+        facts["counts forgotten"] = forgotten
+    return size | facts
+
+
+def _parsed(value: object) -> object:
+    """Return a value of a header, which may be JSON within JSON."""
+    try:
+        return json.loads(value) if isinstance(value, str) else value
+    except ValueError:
+        return value

@@ -12,7 +12,7 @@ from torch.optim import Optimizer
 
 from headrace.config import known_name, require
 from headrace.data.features import Schema
-from headrace.errors import DataError, NonFiniteLoss, StoreError
+from headrace.errors import DataError, NonFiniteLoss, StaleError, StoreError
 from headrace.learn.dense import (
     check_optimizer_state,
     dense_tensors,
@@ -237,9 +237,10 @@ class RankLearner:
     def changes(self, since: Version) -> Change:
         """Return what was learned after version `since`, as a change whose version is `since.number + 1`.
 
-        The change of number 0 (since -1) and the first one after a change of schema are full. Asked again, with
-        nothing learned in between, the answer is the same to the bit; if more was learned, it defines the version
-        anew, as is right when publishing failed.
+        The change of number 0 (since -1) and the first one after a change of schema are full, and so is one where a
+        table no longer knows what was removed (no history, or more removals than `max_bytes` has room for). Asked
+        again, with nothing learned in between, the answer is the same to the bit; if more was learned, it defines the
+        version anew, as is right when publishing failed.
 
         `notes`: `example_offset` (1,) int64 examples learned ever; `accepted_times` and `negative_accepted_times`
         int64 µs of the positives and negatives learned since; `loss` (1,) float32 mean since, if anything was learned.
@@ -251,15 +252,24 @@ class RankLearner:
         """
         self._check_whole()
         base = self._marks.base(since.number)
-        tables = {name: _changed_rows(table, base, name) for name, table in self.tables.items()}
+        tables, full = self._changed_rows(base)
         mark = Mark(self._table_marks(), self._examples, len(self._positives), len(self._negatives), self._loss_sum)
         change = Change(
             version=Version(since.number + 1, since.number), tables=tables, dense=dense_tensors(self.model),
-            notes=self._notes(base), spec=dict(self.spec), full=base.tables is None,
+            notes=self._notes(base), spec=dict(self.spec), full=full,
         )  # fmt: skip
         self._marks.set(change.version.number, mark)
         self._forget_old()
         return change
+
+    def _changed_rows(self, base: Mark) -> tuple[dict[str, RowChange], bool]:
+        """Return every table's rows since a mark and False, or all of them and True where that cannot be told."""
+        if base.tables is not None:
+            try:
+                return {name: table.changes(base.tables[name]) for name, table in self.tables.items()}, False
+            except StaleError:
+                pass  # a replica that drops all rows first need not know which went
+        return {name: table.rows() for name, table in self.tables.items()}, True
 
     def _notes(self, base: Mark) -> dict[str, Tensor]:
         notes = {"example_offset": torch.tensor([self._examples])}
@@ -322,8 +332,3 @@ class RankLearner:
         self._negatives.restore(saved.negatives)
         self._drop_gradients()
         self._torn = ""
-
-
-def _changed_rows(table: LearnedTable, base: Mark, name: str) -> RowChange:
-    """Return a table's rows since a mark, or all of them where the mark does not know the table."""
-    return table.rows() if base.tables is None else table.changes(base.tables[name])

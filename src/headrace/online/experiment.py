@@ -298,7 +298,8 @@ def with_lost_shards(now: State, snapshot: State, lost: Sequence[int], shards: i
     """
     mark = cast(int, now["mark"]) + 1
     merged: State = {**now, "mark": mark}
-    for names in (("ids", "rows", "slots", "times", "marks"), ("pending_ids", "pending_counts", "pending_times")):
+    columns = ("ids", "rows", "slots", "times", "marks", "frequencies")
+    for names in (columns, ("pending_ids", "pending_counts", "pending_times")):
         kept = _select(now, names, lost, shards, inside=False)
         back = _select(snapshot, names, lost, shards, inside=True)
         if "marks" in back:

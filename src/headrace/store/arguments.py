@@ -148,6 +148,17 @@ def first_row_not_finite(values: FloatArray) -> int | None:
     return None if finite.all() else int(np.flatnonzero(~finite.all(axis=1))[0])
 
 
+def own_native_form(part: object) -> tuple[int, tuple[float, ...]] | None:
+    """Return kind and parameters of a rule or transform for the native table, or None where it has no native form.
+
+    Only what the class itself defines counts: a subclass may do something else than its parent.
+    """
+    if "native_form" not in type(part).__dict__:
+        return None
+    form: tuple[int, tuple[float, ...]] = part.native_form()  # type: ignore[attr-defined]
+    return form
+
+
 def check_update(arguments: Arguments, ids: IdArray, grads: FloatArray, counts: IdArray) -> None:
     """Raise what is wrong with an update: first a duplicate id, then a count, then a gradient."""
     problem: HeadraceError | None = None

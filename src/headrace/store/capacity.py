@@ -31,7 +31,7 @@ MAX_ROWS = 2**32 - 2
 _FIXED = 64 << 10
 _CHUNK = 2 << 20
 _CHUNK_CELLS = 65_536
-_REMOVAL = 24  # 12 bytes a removal, twice while the history is compacted
+_REMOVAL = 100  # 24 bytes where each has a mark of its own, twice before compaction, twice while vectors grow
 SHARES = 16
 """Removals and snapshot copies get one part each of so many."""
 

@@ -15,10 +15,11 @@ from torch import Tensor
 
 from headrace.errors import StoreError
 from headrace.store.admission import AdmitAll
-from headrace.store.arguments import Arguments
+from headrace.store.arguments import Arguments, own_native_form
 from headrace.store.hashing import IdArray
 from headrace.store.notices import note_once
 from headrace.store.parts import TableParts, from_state, to_state
+from headrace.store.precision import rounded
 from headrace.store.row_rules import FloatArray
 from headrace.store.table_config import TableConfig, TableStats
 from headrace.types import RowChange, State
@@ -45,7 +46,7 @@ class CheckedTable(ABC):
         self._admission = AdmitAll() if serving else config.admission
         self._python_transforms = () if serving else config.transforms
         for transform in self._python_transforms:
-            if hasattr(transform, "native_form"):
+            if own_native_form(transform) is not None:
                 continue
             name = f"{type(transform).__module__}.{type(transform).__qualname__}"
             note_once(
@@ -111,7 +112,8 @@ class CheckedTable(ABC):
         self._update(wanted, gradients, occurrences, moments)
 
     def _transformed(self, ids: Tensor, grads: Tensor, counts: Tensor) -> FloatArray:
-        rows = self.lookup(ids)
+        # As the rule will find them: rows that are born in this update start from what their precision can hold.
+        rows = torch.from_numpy(rounded(self.lookup(ids).numpy(), self._config.storage.precision))
         for transform in self._python_transforms:
             grads = transform(rows, grads, counts)
         what = f"gradients from {type(self._python_transforms[-1]).__name__}"

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 import torch
@@ -19,6 +19,7 @@ from torch.autograd.function import once_differentiable
 from headrace.config import known_name, require
 from headrace.errors import StoreError
 from headrace.protocols import Table
+from headrace.store.hashing import IdArray
 from headrace.store.passes import (
     POOLINGS,
     Lookup,
@@ -26,13 +27,15 @@ from headrace.store.passes import (
     NativeTables,
     Pass,
     PlainPass,
-    Sums,
     ids_of,
     newest,
     not_finite,
 )
+from headrace.store.row_rules import FloatArray
 from headrace.store.table import NativeTable
 from headrace.types import Batch
+
+_Step: TypeAlias = tuple[IdArray, FloatArray, IdArray, IdArray]  # ids, grads, counts, times
 
 MAX_KEPT = 1024
 """Forward passes that may wait for `apply_gradients`; more means that somebody forgot `torch.no_grad()`."""
@@ -162,9 +165,7 @@ class EmbeddingCollection(nn.Module):
         self._kept.append(kept)
         return {item.feature: found[item.feature] for item in self._lookups}
 
-    def _tracked(
-        self, kept: _Kept, one: Pass, outputs: list[Tensor], lookups: Sequence[Lookup]
-    ) -> dict[str, Tensor]:
+    def _tracked(self, kept: _Kept, one: Pass, outputs: list[Tensor], lookups: Sequence[Lookup]) -> dict[str, Tensor]:
         kept.passes.append(one)
         rows = _Rows.apply(self._anchor, one, *outputs)  # type: ignore[no-untyped-call]
         return {lookup.feature: row for lookup, row in zip(lookups, rows, strict=True)}
@@ -208,13 +209,12 @@ class EmbeddingCollection(nn.Module):
             return
         steps = {name: step for name in self._tables if (step := self._merged(name, flowed, batch)) is not None}
         for name, step in steps.items():
-            if not np.isfinite(step.grads).all():
+            if not np.isfinite(step[1]).all():
                 raise not_finite(name)
         for name, step in steps.items():
-            arrays = (step.ids, step.grads, step.counts, step.times)
-            self._tables[name].update(*(torch.from_numpy(array) for array in arrays))
+            self._tables[name].update(*(torch.from_numpy(array) for array in step))
 
-    def _merged(self, name: str, kept: Sequence[_Kept], batch: Batch) -> Sums | None:
+    def _merged(self, name: str, kept: Sequence[_Kept], batch: Batch) -> _Step | None:
         """Return the update of one table from several passes, or None where nothing flowed."""
         sums = [one.sums(name) for item in kept if (one := item.pass_of(name)) is not None]
         if not sums:
@@ -233,7 +233,7 @@ class EmbeddingCollection(nn.Module):
         grads = np.zeros((len(ids), sums[0].grads.shape[1]), np.float32)
         for one in sums:
             grads[np.searchsorted(ids, one.ids)] += one.grads
-        return Sums(ids, grads, counts[at], times[at])
+        return ids, grads, counts[at], times[at]
 
     def discard(self) -> None:
         """Forget every forward pass since the last `apply_gradients`: after a loss that was refused."""

@@ -7,6 +7,7 @@ state saved by the native table restores into the reference and the other way ro
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass, fields
 
 import numpy as np
@@ -16,6 +17,7 @@ from torch import Tensor
 
 from headrace.config import tree
 from headrace.errors import CorruptSnapshot, RowRuleMismatch
+from headrace.store.admission import AdmitSketch
 from headrace.store.hashing import IdArray
 from headrace.store.precision import ByteArray
 from headrace.store.row_rules import FloatArray
@@ -24,6 +26,7 @@ from headrace.types import State, StateValue
 
 FORMAT = 2
 NEVER = -(2**63)
+_NO_SKETCH = json.dumps(None)
 _NUMBERS = ("mark", "floor", "admitted", "filtered", "evicted", "halvings")
 
 
@@ -71,7 +74,23 @@ def spec_of(config: TableConfig, serving: bool) -> dict[str, str]:
     """Return what a state must agree on with the table that takes it, as field name to JSON text."""
     names = ("name", "dim", "rule", "init", "seed")
     spec = {name: json.dumps(tree(getattr(config, name)), sort_keys=True) for name in names}
-    return spec | {"serving": json.dumps(serving)}
+    admission = config.admission
+    sketched = isinstance(admission, AdmitSketch) and not serving
+    sketch = [admission.cells_per_bucket, admission.depth] if sketched else None  # type: ignore[union-attr]
+    return spec | {"serving": json.dumps(serving), "sketch": json.dumps(sketch)}
+
+
+def unlike(spec: Mapping[str, str], saved: object) -> tuple[str, object, str] | None:
+    """Return the first field in which a saved spec differs, with both values; None where it fits.
+
+    Admission may change between runs: only a sketch of another shape cannot be read as one's own.
+    """
+    there = saved if isinstance(saved, dict) else {}
+    for name, here in spec.items():
+        other = there.get(name)
+        if other != here and not (name == "sketch" and _NO_SKETCH in (other, here)):
+            return name, other, here
+    return None
 
 
 def slot_count(config: TableConfig, serving: bool) -> int:
@@ -99,14 +118,13 @@ def from_state(config: TableConfig, serving: bool, state: State) -> TableParts:
     what = f"State for table '{config.name}'"
     if state.get("format") != FORMAT:
         raise CorruptSnapshot(what, got=f"format {state.get('format')!r}", expected=f"format {FORMAT}")
-    saved = state.get("spec")
-    for name, here in spec_of(config, serving).items():
-        there = saved.get(name) if isinstance(saved, dict) else None
-        if there != here:
-            raise RowRuleMismatch(
-                f"{what}, {name}", got=there, expected=here,
-                do="Open the table with the configuration that the state was saved with.",
-            )  # fmt: skip
+    difference = unlike(spec_of(config, serving), state.get("spec"))
+    if difference is not None:
+        name, there, here = difference
+        raise RowRuleMismatch(
+            f"{what}, {name}", got=there, expected=here,
+            do="Open the table with the configuration that the state was saved with.",
+        )  # fmt: skip
     reader = _Reader(what, state)
     arrays = _read_arrays(reader, config.dim, slot_count(config, serving))
     numbers = {name: reader.number(name) for name in _NUMBERS} | {"newest": reader.moment("newest")}

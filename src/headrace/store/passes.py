@@ -49,12 +49,10 @@ class Lookup(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Sums:
-    """What one table is to learn from a pass. Shapes: ids ascending, counts, times (U,), grads (U, D)."""
+    """Gradients of one table summed per distinct id. Shapes: ids (U,) ascending, grads (U, D)."""
 
     ids: IdArray
     grads: FloatArray
-    counts: IdArray
-    times: IdArray
 
 
 class Pass(Protocol):
@@ -73,7 +71,7 @@ class Pass(Protocol):
         ...
 
     def sums(self, table: str) -> Sums:
-        """Return what a table that gradients flowed to is to learn."""
+        """Return the summed gradients of a table that some flowed to."""
         ...
 
     def check(self) -> None:
@@ -223,11 +221,8 @@ class PlainPass:
         return table in self._grads
 
     def sums(self, table: str) -> Sums:
-        """Return what a table that gradients flowed to is to learn."""
-        own = self._own(table)
-        places = np.concatenate([self._places[place] for place in own])
-        times = newest(places, len(self._ids[table]), [self._jagged[place] for place in own], self._times)
-        return Sums(self._ids[table], self._grads[table], self._counts[table], times)
+        """Return the summed gradients of a table that some flowed to."""
+        return Sums(self._ids[table], self._grads[table])
 
     def check(self) -> None:
         """Raise NonFiniteLoss if a sum is not finite."""
@@ -239,8 +234,10 @@ class PlainPass:
         """Update every table that gradients flowed to."""
         self.check()
         for name in self._grads:
-            sums = self.sums(name)
-            arrays = (sums.ids, sums.grads, sums.counts, sums.times)
+            own = self._own(name)
+            places = np.concatenate([self._places[place] for place in own])
+            times = newest(places, len(self._ids[name]), [self._jagged[place] for place in own], self._times)
+            arrays = (self._ids[name], self._grads[name], self._counts[name], times)
             self._tables[name].update(*(torch.from_numpy(array) for array in arrays))
 
 
@@ -256,9 +253,17 @@ class NativeTables:
         self.names = list(dict.fromkeys(lookup.table for lookup in lookups))
         self.tables, self.lookups = tables, lookups
         own = [tables[name].native for name in self.names]
+        scheduled = any(tables[name].config.schedule is not None for name in self.names)
+        self._rates = None if scheduled else [tables[name].rate() for name in self.names]
         features = [(self.names.index(lookup.table), POOLINGS.index(lookup.pooling)) for lookup in lookups]
         self.dims = [tables[lookup.table].config.dim for lookup in lookups]
         self.packed: Any = tables[self.names[0]].module.Packed(own, features) if own else None
+
+    def rates(self) -> list[float]:
+        """Return the learning rate of every table's next update."""
+        if self._rates is None:
+            return [self.tables[name].rate() for name in self.names]
+        return self._rates
 
     def prepared(self, batch: Batch) -> tuple[list[IdArray], list[IdArray], list[Tensor]]:
         """Return values and offsets of every lookup, and an output for each."""
@@ -332,16 +337,15 @@ class NativePass:
         return bool(self._step.flowed(self._native.names.index(table)))
 
     def sums(self, table: str) -> Sums:
-        """Return what a table that gradients flowed to is to learn."""
-        answer, ids, counts, times, grads = self._step.take(self._native.names.index(table))
+        """Return the summed gradients of a table that some flowed to."""
+        answer, ids, grads = self._step.take(self._native.names.index(table))
         self._native.accept(answer)
-        return Sums(ids, grads, counts, times)
+        return Sums(ids, grads)
 
     def check(self) -> None:
         """Do nothing: `apply` checks all tables before it changes one."""
 
     def apply(self) -> None:
         """Update every table that gradients flowed to, or none."""
-        rates = [self._native.tables[name].rate() for name in self._native.names]
-        answer, table = self._step.apply(rates, torch.get_num_threads())
+        answer, table = self._step.apply(self._native.rates(), torch.get_num_threads())
         self._native.accept(answer, table)

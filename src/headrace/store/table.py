@@ -14,6 +14,7 @@ from headrace.config import require
 from headrace.errors import CapacityError, ConfigError, HeadraceError, StoreError
 from headrace.protocols import RowTransform
 from headrace.store.admission import AdmitCount, AdmitProbability, AdmitSketch
+from headrace.store.arguments import own_native_form
 from headrace.store.capacity import SHARES, capacity_rows, pending_limit, removal_limit
 from headrace.store.checked import CheckedTable
 from headrace.store.hashing import IdArray
@@ -34,11 +35,8 @@ INTERFACE = 2
 _DUPLICATE, _COUNT, _NOT_FINITE, _STALE, _FUTURE, _SERVING, _NO_MEMORY, _INVALID = range(1, 9)
 _FULL, _NO_TIMES, _NO_HISTORY, _BUSY = 11, 12, 13, 14
 
-# The kinds of csrc/rules/row_rule.h, with the fields that are their parameters.
-_RULES: dict[type, tuple[int, tuple[str, ...]]] = {
-    SGD: (0, ()), Adagrad: (1, ("initial_accumulator", "eps")), FTRL: (3, ("l1", "l2", "beta")),
-    RowWiseAdagrad: (5, ("initial_accumulator", "eps")), GroupFTRL: (6, ("l1", "l2", "beta")),
-}  # fmt: skip
+_RULES = (SGD, Momentum, Adagrad, RowWiseAdagrad, Adam, AdamW, FTRL, GroupFTRL)
+"""Rules of csrc/rules/row_rule.h."""
 
 NativeRule: TypeAlias = tuple[int, float, list[float]]
 
@@ -54,16 +52,8 @@ def load_native() -> ModuleType | None:
 
 def native_rule(rule: RowRule) -> NativeRule | None:
     """Return kind, rate and parameters of a rule in csrc/rules/row_rule.h, or None when it has no native form."""
-    if type(rule) in (Adam, AdamW):
-        decay = getattr(rule, "weight_decay", 0.0)
-        corrected = float(getattr(rule, "correction", "row") == "row")
-        return 2, rule.lr, [rule.beta1, rule.beta2, rule.eps, decay, corrected]  # type: ignore[attr-defined]
-    if type(rule) is Momentum:
-        return 4, rule.lr, [rule.momentum, float(rule.nesterov)]
-    if type(rule) not in _RULES:
-        return None
-    kind, names = _RULES[type(rule)]
-    return kind, rule.lr, [float(getattr(rule, name)) for name in names]
+    form = own_native_form(rule) if type(rule) in _RULES else None
+    return None if form is None else (form[0], rule.lr, list(form[1]))
 
 
 def native_initial(init: InitialRow) -> tuple[int, float] | None:
@@ -79,10 +69,10 @@ def native_initial(init: InitialRow) -> tuple[int, float] | None:
 
 def native_clips(transforms: Sequence[RowTransform]) -> list[tuple[int, list[float]]] | None:
     """Return kind and parameters of every transform, or None when one of them has no native form."""
-    forms = [getattr(transform, "native_form", None) for transform in transforms]
+    forms = [own_native_form(transform) for transform in transforms]
     if any(form is None for form in forms):
         return None
-    return [(kind, list(parameters)) for kind, parameters in (form() for form in forms if form is not None)]
+    return [(form[0], list(form[1])) for form in forms if form is not None]
 
 
 def _admit(spec: Any, config: TableConfig) -> None:
@@ -98,7 +88,8 @@ def _admit(spec: Any, config: TableConfig) -> None:
 def _native_spec(module: ModuleType, config: TableConfig, serving: bool, capacity: int | None) -> Any:
     """Return what csrc/table/spec.h calls a TableSpec. REQUIRES: rule and init have native forms."""
     rule, init, storage, spec = native_rule(config.rule), native_initial(config.init), config.storage, module.Spec()
-    assert rule is not None and init is not None
+    assert rule is not None
+    assert init is not None
     spec.dim, spec.serving, spec.times, spec.history = config.dim, serving, storage.event_times, storage.history
     spec.set_rule(*rule)
     spec.set_initial(*init, config.row_key)

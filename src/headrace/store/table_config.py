@@ -57,7 +57,7 @@ class TableConfig:
         require(_whole(self.dim) and 1 <= self.dim <= MAX_DIM, f"TableConfig.dim of table '{self.name}'", got=self.dim,
                 expected=f"an integer from 1 to {MAX_DIM}")  # fmt: skip
         require(isinstance(self.rule, RowRule), "TableConfig.rule", got=self.rule,
-                expected="SGD, Adagrad, Adam, FTRL, ...",
+                expected="SGD, Momentum, Adagrad, RowWiseAdagrad, Adam, AdamW, FTRL or GroupFTRL",
                 do="A rule of your own has lr, slot_count, fresh_slots and step.")  # fmt: skip
         require(callable(self.init), "TableConfig.init", got=self.init, expected="Zeros, Constant, Uniform or Normal")
         require(_whole(self.seed) and 0 <= self.seed < 2**63, "TableConfig.seed", got=self.seed,

@@ -29,7 +29,7 @@ from headrace.store.block_columns import (
     write_columns,
 )
 from headrace.store.checked import CheckedTable
-from headrace.store.parts import TableParts, slot_count, spec_of
+from headrace.store.parts import TableParts, slot_count, spec_of, unlike
 from headrace.store.precision import encoded_bytes
 from headrace.store.table import load_native
 
@@ -316,10 +316,11 @@ def _check_header(table: CheckedTable, place: Path, fact: tuple[Any, ...]) -> No
     header, layout = header_of(place, fact[0]), FileLayout(*fact[1])
     wanted = spec_of(table.config, table.serving) | {"precision": _precision(table)}
     saved = header["spec"] | {"precision": header.get("precision")}
-    for name, here in wanted.items():
-        if saved.get(name) != here:
-            raise RowRuleMismatch(f"Table file {place}, {name}", got=saved.get(name), expected=here,
-                                  do="Open the table with the configuration that it was saved with.")  # fmt: skip
+    difference = unlike(wanted, saved)
+    if difference is not None:
+        name, there, here = difference
+        raise RowRuleMismatch(f"Table file {place}, {name}", got=there, expected=here,
+                              do="Open the table with the configuration that it was saved with.")  # fmt: skip
     sizes = encoded_bytes(_precision(table), table.config.dim), slot_count(table.config, table.serving)
     if (layout.row_bytes, layout.slots) != sizes:
         raise CorruptSnapshot(f"Table file {place}", got=f"rows of {layout.row_bytes} bytes and {layout.slots} slots",

@@ -3,10 +3,12 @@ from __future__ import annotations
 import json
 
 import pytest
+import torch
 
 from headrace.cli import doctor
 from headrace.cli.main import main
 from headrace.store import SGD, ReferenceTable
+from headrace.store.table import load_native
 
 
 @pytest.fixture
@@ -99,3 +101,12 @@ def test_what_runs_says_what_is_slow_and_what_is_lacking() -> None:
     assert "slowly" in runs["headrace demo"]
     assert runs["headrace papers run … --size small"] == "lacks data: criteo, movielens"
     assert runs["events from Kafka"].startswith("no")
+
+
+def test_the_native_table_is_named_with_its_kernels_and_threads(findings) -> None:
+    native = findings["native table"]
+    if native.state != "ok":
+        pytest.skip("no native table here")
+    assert load_native().kernels() in {"portable", "avx2", "avx512"}
+    assert f"{load_native().kernels()} kernels" in native.found
+    assert f"{torch.get_num_threads()} thread" in native.found

@@ -5,6 +5,7 @@ import json
 import pytest
 import torch
 
+from headrace.cli import inspect_files
 from headrace.cli.inspect import describe, differences, flatten, load_record
 from headrace.cli.main import main
 from headrace.config import write_run_record
@@ -12,7 +13,7 @@ from headrace.data.log import EmbeddedLog
 from headrace.errors import DataError
 from headrace.learn import ManifestCheckpoint
 from headrace.publish import encode
-from headrace.store import ReferenceTable, TableConfig, write_snapshot
+from headrace.store import ReferenceTable, TableConfig, save_table, write_snapshot
 from headrace.types import Change, Events, RowChange, Version
 
 
@@ -206,3 +207,53 @@ def test_flatten_keeps_empty_parts() -> None:
 
 def test_differences_tell_absent_from_present() -> None:
     assert differences({"a": 1}, {"b": 2}) == {"a": (1, None), "b": (None, 2)}
+
+
+def table_files(folder):
+    """A table file and an increment that continues it."""
+    table = ReferenceTable(TableConfig(name="user", dim=4))
+    table.assign(torch.tensor([7, 8]), torch.ones(2, 4), torch.tensor([5, 6]))
+    full = save_table(table, folder / "user.full")
+    table.remove(torch.tensor([8]))
+    return full, save_table(table, folder / "user.step", since=full)
+
+
+def test_a_table_file_shows_table_rows_and_mark(tmp_path) -> None:
+    full, _ = table_files(tmp_path)
+    facts = describe(full.path)
+    assert facts["kind"] == "table file"
+    shown = {name: facts[name] for name in ("table", "holds", "mark", "digest", "rows", "shard", "precision", "slots")}
+    assert shown == {"table": "user", "holds": "all rows", "mark": 1, "digest": full.digest, "rows": 2,
+                     "shard": "0 of 1", "precision": "float32", "slots": 4}  # fmt: skip
+    assert facts["numbers"]["newest"] == 6
+    assert facts["spec"]["dim"] == 4
+
+
+def test_an_increment_says_what_it_continues(tmp_path) -> None:
+    full, step = table_files(tmp_path)
+    facts = describe(step.path)
+    assert facts["holds"] == "what changed after mark 1"
+    assert (facts["parent"], facts["removed"], facts["rows"]) == (full.digest, 1, 0)
+
+
+def test_a_folder_of_table_files_shows_each(tmp_path, capsys) -> None:
+    table_files(tmp_path)
+    assert kinds(describe(tmp_path)) == {"user.full": "table file", "user.step": "table file"}
+    assert main(["inspect", str(tmp_path)]) == 0
+    assert "what changed after mark 1" in capsys.readouterr().out
+
+
+def test_a_byte_in_the_middle_of_a_table_file_is_found(tmp_path) -> None:
+    full, _ = table_files(tmp_path)
+    data = bytearray(full.path.read_bytes())
+    data[len(data) // 2] ^= 1
+    full.path.write_bytes(bytes(data))
+    assert "damage at byte" in describe(full.path)["damaged"]
+
+
+def test_without_the_native_table_a_table_file_is_named_but_not_verified(tmp_path, monkeypatch) -> None:
+    full, _ = table_files(tmp_path)
+    monkeypatch.setattr(inspect_files, "load_native", lambda: None)
+    facts = describe(full.path)
+    assert "damaged" not in facts
+    assert str(facts["verified"]).startswith("no")

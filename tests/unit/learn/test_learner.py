@@ -17,7 +17,7 @@ from headrace.learn import LEDGER, LearnerConfig, RankLearner
 from headrace.nn import DeepFM
 from headrace.objectives import LogLoss, SamplingCorrection
 from headrace.store import SGD as RowSGD
-from headrace.store import AdmitCount, AdmitProbability, EmbeddingCollection
+from headrace.store import AdmitCount, AdmitProbability, EmbeddingCollection, Storage
 from headrace.testing import Toy, ToyConfig, assert_same_state, check_learner
 from headrace.types import Batch, Loss, Version
 
@@ -41,6 +41,8 @@ VARIATIONS: dict[str, dict[str, Any]] = {
     "admission by count": {"tables": {"user": {"admission": AdmitCount(3)}}},
     "admission by probability": {"tables": {"user": {"admission": AdmitProbability(0.3)}}},
     "expiry": {"tables": {"user": {"ttl_s": 0.4}, "item": {"ttl_s": 0.7}}, "audit": True},
+    "rows of sixteen bits": {"tables": {"user": {"storage": Storage(precision="bfloat16")}}},
+    "a table within a budget": {"tables": {"item": {"storage": Storage(max_bytes=200_000)}}},
     "few versions kept": {"keep_versions": 1},
 }
 

@@ -330,7 +330,7 @@ def test_serving_tables_drop_the_oldest_rows(kind: type[CheckedTable]) -> None:
 def test_a_bounded_history_keeps_the_newest_half(kind: type[CheckedTable], update: Update) -> None:
     table = kind(config(when_full=LRU()))
     limit, removed, floor = removal_limit(table.config), dict[int, int](), 0
-    assert limit == BUDGET // 16 // 24
+    assert limit == BUDGET // 16 // 100
     for step in range(60):
         some = list(range(step * 23, step * 23 + 40))
         update(table, some)

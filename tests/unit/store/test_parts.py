@@ -6,7 +6,17 @@ import pytest
 import torch
 
 from headrace.errors import CorruptSnapshot, HeadraceError, RowRuleMismatch
-from headrace.store import SGD, Adagrad, Adam, AdmitAll, AdmitCount, AdmitProbability, Constant, TableConfig
+from headrace.store import (
+    SGD,
+    Adagrad,
+    Adam,
+    AdmitAll,
+    AdmitCount,
+    AdmitProbability,
+    AdmitSketch,
+    Constant,
+    TableConfig,
+)
 from headrace.store.checked import CheckedTable
 from headrace.types import State
 
@@ -60,6 +70,33 @@ def test_admit_all_takes_over_ids_that_waited(kind: type[CheckedTable], saved: S
     update(table, [8], times=0)
     assert table.stats().pending == 1
     assert table.evict(4) == 2  # not id 8: it was touched at 4 while it waited
+
+
+def sketched(kind: type[CheckedTable], **settings: int) -> CheckedTable:
+    return kind(TableConfig(name="t", dim=2, admission=AdmitSketch(2, **{"cells_per_bucket": 8} | settings)))
+
+
+def test_a_sketch_of_another_shape_is_refused(kind: type[CheckedTable], update: Update) -> None:
+    table = sketched(kind)
+    update(table, [1, 2])
+    for other in ({"cells_per_bucket": 16}, {"depth": 2}):
+        with pytest.raises(RowRuleMismatch, match="sketch"):
+            sketched(kind, **other).restore(table.state())
+    again = sketched(kind, age_after=9)
+    again.restore(table.state())
+    update(again, [1, 3])
+    assert again.contains(torch.tensor([1, 2, 3])).tolist() == [True, False, False]
+
+
+def test_a_sketch_may_begin_and_end_between_runs(kind: type[CheckedTable], update: Update) -> None:
+    plain, counted = kind(TableConfig(name="t", dim=2)), sketched(kind)
+    update(plain, [1])
+    counted.restore(plain.state())
+    update(counted, [1, 2])
+    assert counted.contains(torch.tensor([1, 2])).tolist() == [True, False]
+    plain.restore(counted.state())
+    update(plain, [2])
+    assert plain.contains(torch.tensor([1, 2])).tolist() == [True, True]
 
 
 def damage(name: str, value: object) -> Callable[[State], None]:

@@ -1,12 +1,17 @@
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
+import torch
 
-from headrace.errors import ConfigError
+from headrace.errors import ConfigError, RowRuleMismatch
+from headrace.store import NativeTable, ReferenceTable, TableConfig, load_table, open_table, save_table
 from headrace.store.admission import AdmitSketch
 from headrace.store.hashing import IdArray, mix64
 from headrace.store.sketch import BUCKETS, Sketch, bucket_of, sketch_bytes
+from headrace.store.table import load_native
 
 
 def walk(n: int) -> tuple[IdArray, IdArray]:
@@ -131,3 +136,23 @@ def test_the_default_age_goes_with_the_threshold() -> None:
     assert AdmitSketch(5).ages_at == 4 * 1024 // 3
     assert AdmitSketch(1).ages_at == 1
     assert AdmitSketch(7, age_after=9).ages_at == 9
+
+
+@pytest.mark.skipif(load_native() is None, reason="the native module is not built")
+def test_a_file_of_another_sketch_is_refused(tmp_path: Path) -> None:
+    table = open_table(TableConfig(name="t", dim=2, admission=AdmitSketch(2, cells_per_bucket=8)))
+    ones = torch.ones(1, dtype=torch.int64)
+    table.update(ones, torch.ones(1, 2), ones, ones)
+    save_table(table, tmp_path / "file")
+    for kind in (NativeTable, ReferenceTable):
+        for shape in ({"cells_per_bucket": 16}, {"cells_per_bucket": 8, "depth": 2}):
+            other = kind(TableConfig(name="t", dim=2, admission=AdmitSketch(2, **shape)))
+            with pytest.raises(RowRuleMismatch, match="sketch"):
+                load_table(other, tmp_path / "file")
+        plain = kind(TableConfig(name="t", dim=2))
+        load_table(plain, tmp_path / "file")
+        assert plain.stats().filtered == 1
+        counted = kind(TableConfig(name="t", dim=2, admission=AdmitSketch(2, cells_per_bucket=16)))
+        load_table(counted, save_table(plain, tmp_path / "plain").path)
+        counted.update(ones, torch.ones(1, 2), ones, ones)
+        assert len(counted) == 0

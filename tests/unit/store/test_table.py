@@ -75,8 +75,8 @@ class SignDescent:
     def fresh_slots(self, dim: int) -> FloatArray:
         return np.zeros(0, np.float32)
 
-    def step(self, rows: FloatArray, slots: FloatArray, grads: FloatArray) -> None:
-        rows -= np.float32(self.lr) * np.sign(grads)
+    def step(self, rows: FloatArray, slots: FloatArray, grads: FloatArray, lr: np.float32) -> None:
+        rows -= lr * np.sign(grads)
 
 
 @dataclass(frozen=True)
@@ -101,7 +101,7 @@ def test_a_rule_and_an_init_of_ones_own_run_on_the_reference(caplog: pytest.LogC
 @needs_native
 def test_a_subclass_of_a_known_rule_is_not_taken_for_it() -> None:
     class Half(SGD):
-        def step(self, rows: FloatArray, slots: FloatArray, grads: FloatArray) -> None:
+        def step(self, rows: FloatArray, slots: FloatArray, grads: FloatArray, lr: np.float32) -> None:
             rows -= np.float32(0.5) * grads
 
     assert isinstance(open_table(TableConfig(name="t", dim=2, rule=Half())), ReferenceTable)
