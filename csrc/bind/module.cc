@@ -1,5 +1,5 @@
-// The Python module. No policy and no error texts: `headrace/store/table.py` checks shapes and turns codes into
-// errors.
+// The Python module. No policy and no error texts: `headrace/store/table.py` checks shapes and turns codes
+// into errors.
 #include <nanobind/nanobind.h>
 #include <nanobind/stl/string.h>
 
@@ -20,8 +20,10 @@ NB_MODULE(_native, module) {
   headrace::BindTable(module);
   headrace::BindPacked(module);
   headrace::BindSnapshot(module);
-  module.def("kernels", [] { return std::string(headrace::ActiveKernels().name); },
-             "The instruction set in use: portable, avx2 or avx512.");
-  module.def("choose_kernels", [](const std::string& name) { return headrace::ChooseKernels(name.c_str()); },
-             "name"_a, "Use another instruction set; false where this processor has none of that name.");
+  module.def(
+      "kernels", [] { return std::string(headrace::ActiveKernels().name); },
+      "The instruction set in use: portable, avx2 or avx512.");
+  module.def(
+      "choose_kernels", [](const std::string& name) { return headrace::ChooseKernels(name.c_str()); },
+      "name"_a, "Use another instruction set; false where this processor has none of that name.");
 }

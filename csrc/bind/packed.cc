@@ -1,7 +1,7 @@
 // Packed for Python: all features of a model in one call.
 //
-// Thread safety: the GIL is released around the work. Arrays that are passed in must not be changed by other threads
-// meanwhile.
+// Thread safety: the GIL is released around the work. Arrays that are passed in must not be changed by other
+// threads meanwhile.
 #include "bind/packed.h"
 
 #include <nanobind/stl/optional.h>
@@ -72,15 +72,19 @@ bool Fit(const Packed& packed, const std::vector<IdsIn>& values, const std::vect
 
 Answer Read(const Packed& packed, const std::vector<IdsIn>& values, const std::vector<IdsIn>& offsets,
             const std::vector<FloatsOut>& outs, int64_t bags, int threads) {
-  if (!Fit(packed, values, offsets, outs, static_cast<size_t>(bags))) return {static_cast<int32_t>(Code::kInvalid), -1};
+  if (!Fit(packed, values, offsets, outs, static_cast<size_t>(bags)))
+    return {static_cast<int32_t>(Code::kInvalid), -1};
   const std::vector<FeatureIds> inputs = Inputs(values, offsets, outs);
   return Run([&] { return packed.Read(inputs, bags, threads); });
 }
 
-std::pair<Answer, std::unique_ptr<Step>> Forward(const std::shared_ptr<Packed>& packed, const std::vector<IdsIn>& values,
-                                               const std::vector<IdsIn>& offsets, const std::vector<FloatsOut>& outs,
-                                               const IdsIn& times, int threads) {
-  if (!Fit(*packed, values, offsets, outs, times.size())) return {Answer{static_cast<int32_t>(Code::kInvalid), -1}, std::unique_ptr<Step>()};
+std::pair<Answer, std::unique_ptr<Step>> Forward(const std::shared_ptr<Packed>& packed,
+                                                 const std::vector<IdsIn>& values,
+                                                 const std::vector<IdsIn>& offsets,
+                                                 const std::vector<FloatsOut>& outs, const IdsIn& times,
+                                                 int threads) {
+  if (!Fit(*packed, values, offsets, outs, times.size()))
+    return {Answer{static_cast<int32_t>(Code::kInvalid), -1}, std::unique_ptr<Step>()};
   const std::vector<FeatureIds> inputs = Inputs(values, offsets, outs);
   std::unique_ptr<PackedStep> step;
   const Answer answer = Run([&] { return packed->Forward(inputs, View(times), threads, &step); });
@@ -89,7 +93,8 @@ std::pair<Answer, std::unique_ptr<Step>> Forward(const std::shared_ptr<Packed>& 
 }
 
 Answer Accumulate(Step& self, const std::vector<std::optional<FloatsIn>>& grads, int threads) {
-  if (!self.step || grads.size() != self.packed->features().size()) return {static_cast<int32_t>(Code::kInvalid), -1};
+  if (!self.step || grads.size() != self.packed->features().size())
+    return {static_cast<int32_t>(Code::kInvalid), -1};
   std::vector<const float*> pointers;
   for (size_t f = 0; f < grads.size(); ++f) {
     const auto& grad = grads[f];

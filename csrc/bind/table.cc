@@ -49,7 +49,7 @@ void AddClip(TableSpec& spec, int32_t kind, const std::vector<float>& parameters
 }
 
 template <typename Part, typename Value>
-auto Setter(Part TableSpec::*part, Value Part::*value) {
+auto Setter(Part TableSpec::* part, Value Part::* value) {
   return [part, value](TableSpec& spec, Value to) { spec.*part.*value = to; };
 }
 
@@ -59,32 +59,39 @@ void BindSpec(nb::module_& module) {
       .def("set_rule", &SetRule, "kind"_a, "lr"_a, "parameters"_a)
       .def("set_initial", &SetInitial, "kind"_a, "value"_a, "key"_a)
       .def("add_clip", &AddClip, "kind"_a, "parameters"_a)
-      .def("admit_count",
-           [](TableSpec& spec, int64_t occurrences) {
-             spec.admission.kind = AdmissionKind::kCount;
-             spec.admission.occurrences = occurrences;
-           },
-           "occurrences"_a)
-      .def("admit_probability",
-           [](TableSpec& spec, double refusal, uint64_t key) {
-             spec.admission.kind = AdmissionKind::kProbability;
-             spec.admission.refusal = refusal;
-             spec.admission.key = key;
-           },
-           "refusal"_a, "key"_a)
-      .def("admit_sketch",
-           [](TableSpec& spec, int64_t occurrences, int64_t cells_per_bucket, int64_t depth, int64_t age_after) {
-             spec.admission.kind = AdmissionKind::kSketch;
-             spec.admission.occurrences = occurrences;
-             spec.admission.cells_per_bucket = cells_per_bucket;
-             spec.admission.depth = depth;
-             spec.admission.age_after = age_after;
-           },
-           "occurrences"_a, "cells_per_bucket"_a, "depth"_a, "age_after"_a)
-      .def("set_precision",
-           [](TableSpec& spec, int32_t precision) { spec.precision = static_cast<Precision>(precision); },
-           "precision"_a)
-      .def("set_victims", [](TableSpec& spec, int32_t kind) { spec.victims = static_cast<Victims>(kind); }, "kind"_a)
+      .def(
+          "admit_count",
+          [](TableSpec& spec, int64_t occurrences) {
+            spec.admission.kind = AdmissionKind::kCount;
+            spec.admission.occurrences = occurrences;
+          },
+          "occurrences"_a)
+      .def(
+          "admit_probability",
+          [](TableSpec& spec, double refusal, uint64_t key) {
+            spec.admission.kind = AdmissionKind::kProbability;
+            spec.admission.refusal = refusal;
+            spec.admission.key = key;
+          },
+          "refusal"_a, "key"_a)
+      .def(
+          "admit_sketch",
+          [](TableSpec& spec, int64_t occurrences, int64_t cells_per_bucket, int64_t depth,
+             int64_t age_after) {
+            spec.admission.kind = AdmissionKind::kSketch;
+            spec.admission.occurrences = occurrences;
+            spec.admission.cells_per_bucket = cells_per_bucket;
+            spec.admission.depth = depth;
+            spec.admission.age_after = age_after;
+          },
+          "occurrences"_a, "cells_per_bucket"_a, "depth"_a, "age_after"_a)
+      .def(
+          "set_precision",
+          [](TableSpec& spec, int32_t precision) { spec.precision = static_cast<Precision>(precision); },
+          "precision"_a)
+      .def(
+          "set_victims", [](TableSpec& spec, int32_t kind) { spec.victims = static_cast<Victims>(kind); },
+          "kind"_a)
       .def_rw("dim", &TableSpec::dim)
       .def_rw("serving", &TableSpec::serving)
       .def_rw("times", &TableSpec::times)
@@ -109,7 +116,8 @@ ChangesOut ReadInto(const Table& table, Read read) {
 
 // The fields of Numbers and Parts in their order; `headrace/store/table.py` gives them names again.
 using NumbersTuple = std::tuple<uint64_t, uint64_t, int64_t, int64_t, int64_t, int64_t, int64_t>;
-using PartsOut = std::tuple<Answer, Ids, Floats, Floats, Ids, Ids, Octets, Ids, Ids, Ids, Ids, Ids, Octets, NumbersTuple>;
+using PartsOut =
+    std::tuple<Answer, Ids, Floats, Floats, Ids, Ids, Octets, Ids, Ids, Ids, Ids, Ids, Octets, NumbersTuple>;
 
 NumbersTuple AsTuple(const Numbers& numbers) {
   return {numbers.mark,    numbers.floor,    numbers.admitted, numbers.filtered,
@@ -144,8 +152,9 @@ PartsOut Export(const Table& table) {
 }
 
 Answer Import(Table& table, const IdsIn& ids, const FloatsIn& rows, const FloatsIn& slots, const IdsIn& times,
-              const IdsIn& marks, const In1<uint8_t>& frequencies, const std::tuple<IdsIn, IdsIn, IdsIn>& pending,
-              const std::tuple<IdsIn, IdsIn>& removed, const In1<uint8_t>& sketch, const NumbersTuple& numbers) {
+              const IdsIn& marks, const In1<uint8_t>& frequencies,
+              const std::tuple<IdsIn, IdsIn, IdsIn>& pending, const std::tuple<IdsIn, IdsIn>& removed,
+              const In1<uint8_t>& sketch, const NumbersTuple& numbers) {
   Parts parts;
   parts.numbers = AsNumbers(numbers);
   return Run([&] {
@@ -183,8 +192,9 @@ struct Save {
 // Answer, bytes, digest, mark, rows.
 using SaveOut = std::tuple<Answer, uint64_t, uint64_t, uint64_t, uint64_t>;
 
-std::pair<Answer, std::unique_ptr<Save>> BeginSave(Table& table, const std::string& path, const nb::bytes& header,
-                                                   int64_t since, uint64_t parent, int32_t shard, int32_t shards) {
+std::pair<Answer, std::unique_ptr<Save>> BeginSave(Table& table, const std::string& path,
+                                                   const nb::bytes& header, int64_t since, uint64_t parent,
+                                                   int32_t shard, int32_t shards) {
   const std::string text(header.c_str(), header.size());
   auto save = std::make_unique<Save>();
   const Answer answer = Run([&]() -> Status {
@@ -211,29 +221,39 @@ SaveOut Wait(Save& save) {
 
 void BindWrites(nb::class_<Table>& table) {
   table
-      .def("update",
-           [](Table& self, const IdsIn& ids, const FloatsIn& grads, const IdsIn& counts, const IdsIn& times, float lr) {
-             return Run([&] { return self.Update({View(ids), View(grads), View(counts), View(times)}, lr); });
-           },
-           "ids"_a, "grads"_a, "counts"_a, "times"_a, "lr"_a)
-      .def("assign",
-           [](Table& self, const IdsIn& ids, const FloatsIn& rows, const std::optional<IdsIn>& times) {
-             const auto moments = times ? View(*times) : std::span<const int64_t>();
-             return Run([&] { return self.Assign(View(ids), View(rows), moments); });
-           },
-           "ids"_a, "rows"_a, "times"_a.none())
-      .def("remove", [](Table& self, const IdsIn& ids) { return Run([&] { return self.Remove(View(ids)); }); }, "ids"_a)
-      .def("evict", [](Table& self, int64_t before) { return Run([&] { return self.Evict(before); }); }, "before"_a)
+      .def(
+          "update",
+          [](Table& self, const IdsIn& ids, const FloatsIn& grads, const IdsIn& counts, const IdsIn& times,
+             float lr) {
+            return Run([&] { return self.Update({View(ids), View(grads), View(counts), View(times)}, lr); });
+          },
+          "ids"_a, "grads"_a, "counts"_a, "times"_a, "lr"_a)
+      .def(
+          "assign",
+          [](Table& self, const IdsIn& ids, const FloatsIn& rows, const std::optional<IdsIn>& times) {
+            const auto moments = times ? View(*times) : std::span<const int64_t>();
+            return Run([&] { return self.Assign(View(ids), View(rows), moments); });
+          },
+          "ids"_a, "rows"_a, "times"_a.none())
+      .def(
+          "remove", [](Table& self, const IdsIn& ids) { return Run([&] { return self.Remove(View(ids)); }); },
+          "ids"_a)
+      .def(
+          "evict", [](Table& self, int64_t before) { return Run([&] { return self.Evict(before); }); },
+          "before"_a)
       .def("clear", [](Table& self) { return Run([&] { return self.Clear(); }); })
-      .def("forget", [](Table& self, uint64_t mark) { return Run([&] { return self.Forget(mark); }); }, "mark"_a)
-      .def("import_parts", &Import, "ids"_a, "rows"_a, "slots"_a, "times"_a, "marks"_a, "frequencies"_a, "pending"_a,
-           "removed"_a, "sketch"_a, "numbers"_a)
+      .def(
+          "forget", [](Table& self, uint64_t mark) { return Run([&] { return self.Forget(mark); }); },
+          "mark"_a)
+      .def("import_parts", &Import, "ids"_a, "rows"_a, "slots"_a, "times"_a, "marks"_a, "frequencies"_a,
+           "pending"_a, "removed"_a, "sketch"_a, "numbers"_a)
       .def("begin_save", &BeginSave, "path"_a, "header"_a, "since"_a, "parent"_a, "shard"_a, "shards"_a)
-      .def("load_chain",
-           [](Table& self, ChainReader& chain) {
-             return Run([&] { return self.Load(&chain, chain.numbers()); });
-           },
-           "chain"_a);
+      .def(
+          "load_chain",
+          [](Table& self, ChainReader& chain) {
+            return Run([&] { return self.Load(&chain, chain.numbers()); });
+          },
+          "chain"_a);
 }
 
 }  // namespace
@@ -245,26 +265,30 @@ void BindTable(nb::module_& module) {
       .def("done", [](const Save& save) { return save.saver->done(); });
   nb::class_<Table> table(module, "Table", "An embedding table; see csrc/table/table.h.");
   table.def(nb::init<const TableSpec&>(), "spec"_a)
-      .def("lookup",
-           [](const Table& self, const IdsIn& ids, const FloatsOut& out) {
-             return Run([&] { return self.Lookup(View(ids), View(out)); });
-           },
-           "ids"_a, "out"_a.noconvert())
-      .def("initial",
-           [](const Table& self, const IdsIn& ids, const FloatsOut& out) {
-             return Run([&] { return self.Initial(View(ids), View(out)); });
-           },
-           "ids"_a, "out"_a.noconvert())
-      .def("contains",
-           [](const Table& self, const IdsIn& ids, const BytesOut& out) {
-             return Run([&] { return self.Contains(View(ids), {out.data(), out.size()}); });
-           },
-           "ids"_a, "out"_a.noconvert())
-      .def("changes",
-           [](const Table& self, uint64_t since) {
-             return ReadInto(self, [&](Changes* out) { return self.ReadChanges(since, out); });
-           },
-           "since"_a)
+      .def(
+          "lookup",
+          [](const Table& self, const IdsIn& ids, const FloatsOut& out) {
+            return Run([&] { return self.Lookup(View(ids), View(out)); });
+          },
+          "ids"_a, "out"_a.noconvert())
+      .def(
+          "initial",
+          [](const Table& self, const IdsIn& ids, const FloatsOut& out) {
+            return Run([&] { return self.Initial(View(ids), View(out)); });
+          },
+          "ids"_a, "out"_a.noconvert())
+      .def(
+          "contains",
+          [](const Table& self, const IdsIn& ids, const BytesOut& out) {
+            return Run([&] { return self.Contains(View(ids), {out.data(), out.size()}); });
+          },
+          "ids"_a, "out"_a.noconvert())
+      .def(
+          "changes",
+          [](const Table& self, uint64_t since) {
+            return ReadInto(self, [&](Changes* out) { return self.ReadChanges(since, out); });
+          },
+          "since"_a)
       .def("rows",
            [](const Table& self) { return ReadInto(self, [&](Changes* out) { return self.ReadRows(out); }); })
       .def("mark",

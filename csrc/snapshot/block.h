@@ -18,12 +18,12 @@ inline constexpr int32_t kStripes = 256;
 // Shapes: n rows, P ids that wait for admission, T removals, G forgotten counts.
 struct Block {
   int32_t stripe = 0;
-  std::vector<int64_t> ids;                                         // (n)
-  std::vector<int64_t> times;                                       // (n) event times, µs
-  std::vector<int64_t> marks;                                       // (n) mark of the last change
-  std::vector<uint8_t> frequencies;                                 // (n)
-  std::vector<std::byte> rows;                                      // (n, row bytes), in the table's precision
-  std::vector<float> slots;                                         // (n, S)
+  std::vector<int64_t> ids;          // (n)
+  std::vector<int64_t> times;        // (n) event times, µs
+  std::vector<int64_t> marks;        // (n) mark of the last change
+  std::vector<uint8_t> frequencies;  // (n)
+  std::vector<std::byte> rows;       // (n, row bytes), in the table's precision
+  std::vector<float> slots;          // (n, S)
   std::vector<int64_t> pending_ids, pending_counts, pending_times;  // (P)
   std::vector<int64_t> removed_ids, removed_marks;                  // (T) removals that are not forgotten
   std::vector<int64_t> forgotten_ids;  // (G) increments only: counts that went without becoming a row

@@ -16,7 +16,8 @@ constexpr size_t kAhead = 16;  // cells fetched ahead of their copy
 
 std::vector<Cell> ChangedAfter(const RowStore& store, int64_t since) {
   std::vector<Cell> cells;
-  if (since >= 0) store.ForEachChanged(static_cast<uint64_t>(since), [&](Cell cell) { cells.push_back(cell); });
+  if (since >= 0)
+    store.ForEachChanged(static_cast<uint64_t>(since), [&](Cell cell) { cells.push_back(cell); });
   return cells;
 }
 
@@ -144,7 +145,8 @@ void Capture::KeepFrequencies() noexcept {
   }
 }
 
-// Copies [head][row] of every cell of the stripe that is the capture's. REQUIRES: nothing writes to the store.
+// Copies [head][row] of every cell of the stripe that is the capture's. REQUIRES: nothing writes to the
+// store.
 void Capture::Copy(const RowStore& store, Frozen* frozen, int stripe, std::vector<std::byte>* records) const {
   std::vector<Cell> cells;
   if (since_ >= 0) {
@@ -153,7 +155,8 @@ void Capture::Copy(const RowStore& store, Frozen* frozen, int stripe, std::vecto
     store.ForEachInStripe(stripe, [&](Cell cell) { cells.push_back(cell); });
   }
   *records = frozen->Take(stripe);
-  const size_t width = static_cast<size_t>(store.record_bytes()), heads = static_cast<size_t>(store.layout().bytes);
+  const size_t width = static_cast<size_t>(store.record_bytes()),
+               heads = static_cast<size_t>(store.layout().bytes);
   size_t at = records->size();
   records->resize(at + cells.size() * width);
   for (size_t i = 0; i < cells.size(); ++i) {
@@ -194,10 +197,12 @@ void Capture::EmitRows(const std::vector<std::byte>& records, Block* out) const 
 }
 
 void Capture::EmitCounters(const std::vector<std::byte>& records, Block* out) const {
-  for (const std::byte* head : SortedById(records, counter_layout_.bytes + static_cast<int64_t>(sizeof(int64_t)))) {
+  for (const std::byte* head :
+       SortedById(records, counter_layout_.bytes + static_cast<int64_t>(sizeof(int64_t)))) {
     out->pending_ids.push_back(Read<int64_t>(head));
     out->pending_counts.push_back(Read<int64_t>(head + counter_layout_.bytes));
-    out->pending_times.push_back(counter_layout_.time_at >= 0 ? Read<int64_t>(head + counter_layout_.time_at) : 0);
+    out->pending_times.push_back(counter_layout_.time_at >= 0 ? Read<int64_t>(head + counter_layout_.time_at)
+                                                              : 0);
   }
 }
 

@@ -1,12 +1,13 @@
 // Capture: a table as it was at one mark, read stripe by stripe while the table goes on learning.
 //
-// A stripe is read under the table's reader lock, as long as copying 1/256 of the rows takes; between stripes writers
-// run, and keep what they change of stripes that were not read yet (see Frozen). Their copies are bounded by
-// TableSpec::capture_limit: a writer that would exceed it waits until the capture has got further.
+// A stripe is read under the table's reader lock, as long as copying 1/256 of the rows takes; between stripes
+// writers run, and keep what they change of stripes that were not read yet (see Frozen). Their copies are
+// bounded by TableSpec::capture_limit: a writer that would exceed it waits until the capture has got further.
 //
 // Thread safety: Next and Close from one thread at a time; the rest is called by the table under its lock.
 // Invariants:
-//   1. The blocks together are the table at the mark of Table::Begin: every row, slot, time, count and filter byte.
+//   1. The blocks together are the table at the mark of Table::Begin: every row, slot, time, count and filter
+//   byte.
 //   2. At most one capture of a table exists. Destruction ends it at any time.
 #pragma once
 
@@ -62,7 +63,8 @@ class Capture final : public BlockSource {
   std::unique_ptr<Frozen> rows_, counters_;
   std::array<std::vector<Removals::Entry>, kStripes> removals_;
   std::array<std::vector<int64_t>, kStripes> forgotten_;
-  std::array<std::vector<std::byte>, kStripes> sketches_;  // as they were, of stripes written to before they were read
+  std::array<std::vector<std::byte>, kStripes>
+      sketches_;  // as they were, of stripes written to before they were read
   std::array<bool, kStripes> sketch_wanted_{};
   std::vector<uint8_t> frequencies_;  // by cell, as they were before the first ageing
   int64_t fixed_ = 0;

@@ -112,7 +112,8 @@ std::vector<TableSpec> Specs() {
   return {plain, lfu, lru, expiring, bare, timed};
 }
 
-// Captures one after the other, each continuing the last where the table allows it, with writes before every stripe.
+// Captures one after the other, each continuing the last where the table allows it, with writes before every
+// stripe.
 void EqualsTheTableAtItsMark(const TableSpec& spec, uint64_t seed) {
   Table table(spec);
   Writer writer(&table, seed);
@@ -177,7 +178,8 @@ void CellsUsedAgainAreReadAsTheyWere() {
   int stripes = 0;
   const Sample sample = ReadAll(capture.get(), [&] {
     if (stripes++ != 100) return;
-    CHECK(table.Remove(low).ok() && table.Assign(high, rows, times).ok() && table.Assign(low, rows, times).ok());
+    CHECK(table.Remove(low).ok() && table.Assign(high, rows, times).ok() &&
+          table.Assign(low, rows, times).ok());
   });
   CheckSameParts(wanted, Loaded(spec, sample));
   CHECK(table.GetStats().rows == 1000);

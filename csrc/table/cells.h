@@ -1,5 +1,5 @@
-// Cells: an array of equally sized cells, named by 32-bit numbers, in chunks. It grows and shrinks at its end. The
-// last chunk starts small and doubles, so that little memory waits for cells that may never come.
+// Cells: an array of equally sized cells, named by 32-bit numbers, in chunks. It grows and shrinks at its
+// end. The last chunk starts small and doubles, so that little memory waits for cells that may never come.
 //
 // Thread safety: const members may run together; anything else needs the array alone.
 // Invariants:

@@ -12,7 +12,8 @@ namespace {
 
 // What a cell should hold: its number, repeated as far as it fits.
 void Fill(Cells& cells, Cell cell) {
-  for (int64_t at = 0; at + 4 <= cells.cell_bytes(); at += 4) std::memcpy(cells.At(cell) + at, &cell, sizeof cell);
+  for (int64_t at = 0; at + 4 <= cells.cell_bytes(); at += 4)
+    std::memcpy(cells.At(cell) + at, &cell, sizeof cell);
 }
 
 bool Holds(const Cells& cells, Cell cell) {

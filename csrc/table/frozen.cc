@@ -30,7 +30,8 @@ void Frozen::Keep(Cell cell, int stripe, const std::byte* head, const std::byte*
     const size_t had = records.capacity();
     records.insert(records.end(), head, head + head_bytes_);
     if (frequencies_ != nullptr && cell < frequencies_->size()) {
-      records[records.size() - static_cast<size_t>(head_bytes_ - frequency_at_)] = std::byte{(*frequencies_)[cell]};
+      records[records.size() - static_cast<size_t>(head_bytes_ - frequency_at_)] =
+          std::byte{(*frequencies_)[cell]};
     }
     records.insert(records.end(), row, row + row_bytes_);
     if (records.capacity() != had) {

@@ -1,10 +1,10 @@
-// Frozen: a store as it was when a capture began, while writes go on: before a cell changes or dies for the first
-// time, its bytes are kept here, until the capture has read the cell's stripe.
+// Frozen: a store as it was when a capture began, while writes go on: before a cell changes or dies for the
+// first time, its bytes are kept here, until the capture has read the cell's stripe.
 //
-// Thread safety: Keep may run in several threads for cells of different stripes. Take and Done run while nothing
-// writes to the store.
-// Invariants:
-//   1. Every cell that was live at the beginning (and, in an increment, is listed) is read once: in place while it has
+// Thread safety: Keep may run in several threads for cells of different stripes. Take and Done run while
+// nothing writes to the store. Invariants:
+//   1. Every cell that was live at the beginning (and, in an increment, is listed) is read once: in place
+//   while it has
 //      not changed, else from here.
 #pragma once
 
@@ -23,12 +23,13 @@ class RowStore;
 
 class Frozen {
  public:
-  // REQUIRES: the store alone, or only readers beside. Throws std::bad_alloc. `listed`: the cells to capture, or empty
-  // with all = true.
+  // REQUIRES: the store alone, or only readers beside. Throws std::bad_alloc. `listed`: the cells to capture,
+  // or empty with all = true.
   Frozen(const RowStore& store, std::span<const Cell> listed, bool all);
 
   // Keeps the cell's bytes unless the capture has them or does not want them. Cost: O(1) when it does.
-  // REQUIRES: room from Reserve, else it may fail to allocate: then the capture is spoilt (see failed), not the write.
+  // REQUIRES: room from Reserve, else it may fail to allocate: then the capture is spoilt (see failed), not
+  // the write.
   void Keep(Cell cell, int stripe, const std::byte* head, const std::byte* row) noexcept;
 
   // Whether a cell is none of the capture's, or its bytes are kept here: else it is read in place.

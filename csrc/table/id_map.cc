@@ -17,8 +17,8 @@ uint64_t Room(uint64_t lines) {
   return static_cast<uint64_t>(static_cast<double>(8 * lines) * kMaxLoad);
 }
 
-// The shortest length of this stripe's own ladder that holds `size` entries. Ladders of different stripes are shifted
-// against each other, so that they do not all grow at once.
+// The shortest length of this stripe's own ladder that holds `size` entries. Ladders of different stripes are
+// shifted against each other, so that they do not all grow at once.
 uint32_t LinesFor(int stripe, uint64_t size) {
   const double least = static_cast<double>(size) / kMaxLoad / 8;
   const double shift = static_cast<double>(stripe) / IdMap::kStripeCount;
@@ -102,8 +102,8 @@ void IdMap::Move(uint64_t hash, Cell cell, Cell to) {
   stripe.At(line)->cells[place] = to;
 }
 
-// A hole in a line that was full cuts off entries further on that passed through it: the nearest of them moves into the
-// hole, and leaves one.
+// A hole in a line that was full cuts off entries further on that passed through it: the nearest of them
+// moves into the hole, and leaves one.
 void IdMap::Erase(uint64_t hash, Cell cell) {
   Stripe& stripe = stripes_[static_cast<size_t>(hash >> 56)];
   const uint32_t lines = stripe.lines;

@@ -1,14 +1,16 @@
-// IdMap: from int64 ids to the cells that hold them. Any int64 is an id: occupancy is kept in the cell number, no key
-// value means "empty". A place is 8 bytes: 32 bits of the hash and the cell; the id itself stands in the cell's head.
+// IdMap: from int64 ids to the cells that hold them. Any int64 is an id: occupancy is kept in the cell
+// number, no key value means "empty". A place is 8 bytes: 32 bits of the hash and the cell; the id itself
+// stands in the cell's head.
 //
-// 256 stripes by the top byte of the hash. A stripe is an array of lines of 8 places, one cache line each; the next 32
-// bits of the hash, scaled to the number of lines (no power of two is needed), say which line is an id's home. An id
-// stands in its home line or, while that is full, in the next one that is not: nearly always one line is read, and its
-// eight tags are compared at once. A stripe grows by an eighth at a load of 0.82, and the stripes' lengths are staggered,
-// so growing copies one small stripe at a time and the load of the whole stays near 0.77 at every size.
+// 256 stripes by the top byte of the hash. A stripe is an array of lines of 8 places, one cache line each;
+// the next 32 bits of the hash, scaled to the number of lines (no power of two is needed), say which line is
+// an id's home. An id stands in its home line or, while that is full, in the next one that is not: nearly
+// always one line is read, and its eight tags are compared at once. A stripe grows by an eighth at a load of
+// 0.82, and the stripes' lengths are staggered, so growing copies one small stripe at a time and the load of
+// the whole stays near 0.77 at every size.
 //
-// Thread safety: const members may run together. Reserve, Insert, Erase and Move for ids of different stripes may run
-// together; for ids of one stripe they need that stripe alone. Shrink needs the map alone.
+// Thread safety: const members may run together. Reserve, Insert, Erase and Move for ids of different stripes
+// may run together; for ids of one stripe they need that stripe alone. Shrink needs the map alone.
 // Invariants:
 //   1. From an id's home line to the line it stands in, exclusive, every line is full.
 //   2. No place holds the mark of a deleted entry: probes never get longer by deleting.
@@ -40,7 +42,8 @@ class IdMap {
 
   IdMap() = default;
 
-  // Returns the cell of `id`, or kNoCell. REQUIRES: heads hold, first in every cell of the map, its id. Cost: O(1).
+  // Returns the cell of `id`, or kNoCell. REQUIRES: heads hold, first in every cell of the map, its id. Cost:
+  // O(1).
   Cell Find(int64_t id, const Cells& heads) const { return FindHashed(Hash(id), id, heads); }
   Cell FindHashed(uint64_t hash, int64_t id, const Cells& heads) const;
 
@@ -50,8 +53,9 @@ class IdMap {
     __builtin_prefetch(stripe.At(Home(hash, stripe.lines)));
   }
 
-  // What the home line alone says of a hash: the cell of the first place with its tag (nearly always the right one; its
-  // id is not read), kNoCell, or kFurther: the lines after it, which GuessFurther asks; the first of them is fetched.
+  // What the home line alone says of a hash: the cell of the first place with its tag (nearly always the
+  // right one; its id is not read), kNoCell, or kFurther: the lines after it, which GuessFurther asks; the
+  // first of them is fetched.
   static constexpr Cell kFurther = 0xFFFFFFFEu;
   Cell Guess(uint64_t hash) const {
     const Stripe& stripe = stripes_[static_cast<size_t>(hash >> 56)];
@@ -137,9 +141,13 @@ class IdMap {
 #endif
   }
   static uint32_t Tag(uint64_t hash) { return static_cast<uint32_t>(hash >> 24); }
-  static uint32_t HomeOf(uint32_t tag, uint32_t lines) { return static_cast<uint32_t>((uint64_t{tag} * lines) >> 32); }
+  static uint32_t HomeOf(uint32_t tag, uint32_t lines) {
+    return static_cast<uint32_t>((uint64_t{tag} * lines) >> 32);
+  }
   static uint32_t Home(uint64_t hash, uint32_t lines) { return HomeOf(Tag(hash), lines); }
-  static uint32_t After(const Stripe& stripe, uint32_t line) { return line + 1 == stripe.lines ? 0 : line + 1; }
+  static uint32_t After(const Stripe& stripe, uint32_t line) {
+    return line + 1 == stripe.lines ? 0 : line + 1;
+  }
   static void Put(Stripe& stripe, uint32_t tag, Cell cell);
   static std::pair<uint32_t, uint32_t> Locate(const Stripe& stripe, uint64_t hash, Cell cell);
   void Rebuild(Stripe& stripe, uint32_t lines);

@@ -115,7 +115,8 @@ void AnEmptyMapFindsNothing() {
 
 void EveryIdIsAnId() {
   Pair pair;
-  const std::vector<int64_t> ids{0, -1, kLow, kHigh, IdWith(0), IdWith(~uint64_t{0}), IdWith(uint64_t{0xFF} << 56)};
+  const std::vector<int64_t> ids{
+      0, -1, kLow, kHigh, IdWith(0), IdWith(~uint64_t{0}), IdWith(uint64_t{0xFF} << 56)};
   for (const int64_t id : ids) {
     if (!pair.Has(id)) pair.Insert(id);
   }
@@ -142,7 +143,8 @@ void AgreesWithAnOracle(uint64_t range, int steps, uint32_t seed) {
     if (step % (steps / 4) == steps / 8) pair.map().Shrink();
   }
   pair.CheckAll();
-  for (int64_t id = -static_cast<int64_t>(range / 2) - 3; id < static_cast<int64_t>(range / 2) + 3; ++id) pair.CheckId(id);
+  for (int64_t id = -static_cast<int64_t>(range / 2) - 3; id < static_cast<int64_t>(range / 2) + 3; ++id)
+    pair.CheckId(id);
 }
 
 void AgreesOverTheFullRange() {
@@ -191,7 +193,8 @@ void TellsApartIdsWithEqualTags() {
   }
 }
 
-// Lengths of stripes are shifted against each other: the whole grows in small steps, and is never nearly empty.
+// Lengths of stripes are shifted against each other: the whole grows in small steps, and is never nearly
+// empty.
 void GrowsInSmallSteps() {
   Pair pair;
   int64_t before = 0;

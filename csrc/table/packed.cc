@@ -57,8 +57,8 @@ void PoolRows(const FeatureIds& ids, Pooling pooling, bool one_each, int64_t fir
 }
 
 // Looks up the bags [first, last) of one feature and pools them. REQUIRES: the table's reader lock.
-void Packed::ReadBags(const Table& table, const FeatureIds& ids, Pooling pooling, bool one_each, int64_t first,
-                      int64_t last) {
+void Packed::ReadBags(const Table& table, const FeatureIds& ids, Pooling pooling, bool one_each,
+                      int64_t first, int64_t last) {
   const int64_t start = one_each ? first : ids.offsets[first], stop = one_each ? last : ids.offsets[last];
   const auto n = static_cast<size_t>(stop - start), dim = static_cast<size_t>(table.dim());
   const std::span<const int64_t> values(ids.values + start, n);

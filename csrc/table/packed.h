@@ -1,15 +1,16 @@
-// Packed: all features of a model against all of its tables in one call: ids in, pooled rows out, gradients back, every
-// table updated. What `headrace/store/collection.py` does feature by feature, bit by bit, on several threads.
+// Packed: all features of a model against all of its tables in one call: ids in, pooled rows out, gradients
+// back, every table updated. What `headrace/store/collection.py` does feature by feature, bit by bit, on
+// several threads.
 //
-// A forward pass finds the distinct ids of every table once (a small hash table that stays in the second-level cache),
-// looks each up once, and keeps where every occurrence belongs; the backward pass adds gradients in the order of
-// occurrence and steps each row once, at the cell that the forward pass found.
+// A forward pass finds the distinct ids of every table once (a small hash table that stays in the
+// second-level cache), looks each up once, and keeps where every occurrence belongs; the backward pass adds
+// gradients in the order of occurrence and steps each row once, at the cell that the forward pass found.
 //
-// Work is split by table, and a table that has much of it by stripes too. Sums are in the order of occurrence however
-// the work is split: results do not depend on the number of threads.
+// Work is split by table, and a table that has much of it by stripes too. Sums are in the order of occurrence
+// however the work is split: results do not depend on the number of threads.
 //
-// Thread safety: Read and Forward may run in several threads at once. A PackedStep belongs to one thread at a time.
-// Invariants:
+// Thread safety: Read and Forward may run in several threads at once. A PackedStep belongs to one thread at a
+// time. Invariants:
 //   1. Apply changes every table or, when it is refused, none.
 #pragma once
 
@@ -49,8 +50,8 @@ class Packed {
   Packed(std::vector<Table*> tables, std::vector<Feature> features);
   ~Packed();
 
-  // Looks up and pools, and keeps nothing. Refuses kInvalid (detail: feature) when offsets do not ascend from 0 to n.
-  // REQUIRES: one entry a feature.
+  // Looks up and pools, and keeps nothing. Refuses kInvalid (detail: feature) when offsets do not ascend from
+  // 0 to n. REQUIRES: one entry a feature.
   Status Read(std::span<const FeatureIds> inputs, int64_t bags, int threads) const;
 
   // The same, and keeps what the backward pass needs in *out. times: (bags), event times in µs.
@@ -64,8 +65,8 @@ class Packed {
   const std::vector<Feature>& features() const { return features_; }
 
  private:
-  static void ReadBags(const Table& table, const FeatureIds& ids, Pooling pooling, bool one_each, int64_t first,
-                       int64_t last);
+  static void ReadBags(const Table& table, const FeatureIds& ids, Pooling pooling, bool one_each,
+                       int64_t first, int64_t last);
 
   std::vector<Table*> tables_;
   std::vector<Feature> features_;

@@ -73,7 +73,8 @@ int main(int argc, char** argv) {
   std::uniform_real_distribution<double> uniform(0, total);
   for (size_t b = 0; b < ids.size(); ++b) {
     for (int64_t i = 0; i < kBatch; ++i) {
-      const auto rank = std::min<int64_t>(rows - 1, std::lower_bound(cdf.begin(), cdf.end(), uniform(random)) - cdf.begin());
+      const auto rank = std::min<int64_t>(
+          rows - 1, std::lower_bound(cdf.begin(), cdf.end(), uniform(random)) - cdf.begin());
       ids[b].push_back(IdOf(static_cast<int64_t>(b % kTables), shuffle[static_cast<size_t>(rank)]));
     }
   }
@@ -115,8 +116,8 @@ int main(int argc, char** argv) {
     read.push_back(t4 - t3);
   }
   const double ns = 1e9 / (kTables * kBatch);
-  std::printf("ns an id: forward %.1f, sum %.1f, apply %.1f, step %.1f (%.1f M ids/s), read %.1f\n", Quiet(forward) * ns,
-              Quiet(sum) * ns, Quiet(apply) * ns, Quiet(step_time) * ns, 1e3 / (Quiet(step_time) * ns),
-              Quiet(read) * ns);
+  std::printf("ns an id: forward %.1f, sum %.1f, apply %.1f, step %.1f (%.1f M ids/s), read %.1f\n",
+              Quiet(forward) * ns, Quiet(sum) * ns, Quiet(apply) * ns, Quiet(step_time) * ns,
+              1e3 / (Quiet(step_time) * ns), Quiet(read) * ns);
   return 0;
 }

@@ -27,8 +27,8 @@ T* Room(std::vector<T>* values, size_t count) {
 
 }  // namespace
 
-Status PackedStep::Reset(const Packed& packed, std::span<const FeatureIds> inputs, std::span<const int64_t> times,
-                         int threads) {
+Status PackedStep::Reset(const Packed& packed, std::span<const FeatureIds> inputs,
+                         std::span<const int64_t> times, int threads) {
   features_ = packed.features();
   bags_ = static_cast<int64_t>(times.size());
   times_.assign(times.begin(), times.end());
@@ -61,32 +61,11 @@ Status PackedStep::Reset(const Packed& packed, std::span<const FeatureIds> input
     work.split = large && threads > 1 ? std::min(threads, 16) : 1;
     const auto split = static_cast<size_t>(work.split);
     if (work.parts.size() < split) work.parts.resize(split);
-    if (work.lists.size() < work.features.size() * split * split) work.lists.resize(work.features.size() * split * split);
+    if (work.lists.size() < work.features.size() * split * split)
+      work.lists.resize(work.features.size() * split * split);
     work.step.parts.resize(split);
   }
   return {};
-}
-
-// Runs run(work, index) for every part (or chunk) of every table, on several threads.
-template <typename Run>
-Status PackedStep::ForAll(int threads, bool split_only, Run run) {
-  std::vector<Task> tasks;
-  for (Work& work : works_) {
-    if (work.features.empty() || (split_only && work.split == 1)) continue;
-    for (int index = 0; index < work.split; ++index) tasks.push_back({&work, index});
-  }
-  std::stable_sort(tasks.begin(), tasks.end(), [](const Task& x, const Task& y) {
-    return x.work->values / x.work->split > y.work->values / y.work->split;  // the longest first: no one waits long
-  });
-  std::atomic<bool> failed{false};
-  Threads::For(static_cast<int64_t>(tasks.size()), threads, [&](int64_t i) noexcept {
-    try {
-      run(*tasks[static_cast<size_t>(i)].work, tasks[static_cast<size_t>(i)].index);
-    } catch (const std::bad_alloc&) {
-      failed.store(true);
-    }
-  });
-  return failed.load() ? Status{Code::kNoMemory, 0} : Status{};
 }
 
 Status PackedStep::Forward(int threads) {
@@ -107,7 +86,8 @@ Status PackedStep::Forward(int threads) {
 void PackedStep::Split(Work& work, int chunk) {
   for (size_t k = 0; k < work.features.size(); ++k) {
     Input& input = inputs_[work.features[k]];
-    const int64_t first = ValueAt(input, ChunkStart(work, chunk)), last = ValueAt(input, ChunkStart(work, chunk + 1));
+    const int64_t first = ValueAt(input, ChunkStart(work, chunk)),
+                  last = ValueAt(input, ChunkStart(work, chunk + 1));
     for (int part = 0; part < work.split; ++part) ListOf(work, k, chunk, part).positions.clear();
     for (int64_t i = first; i < last; ++i) {
       const int part = StripeOf(IdMap::Hash(input.ids.values[i])) * work.split >> 8;
@@ -190,7 +170,8 @@ void PackedStep::FindDistinct(Work& work, int part) {
   step.cells.resize(most);
   Room(&own.rows, most);
   const int64_t fetch = std::min(EncodedBytes(table.spec().precision, table.dim()), kFetch);
-  RowFinder finder(table.content_->rows, own.ids.data(), own.hashes.data(), step.cells.data(), own.rows.data(), fetch);
+  RowFinder finder(table.content_->rows, own.ids.data(), own.hashes.data(), step.cells.data(),
+                   own.rows.data(), fetch);
   for (size_t k = 0; k < work.features.size(); ++k) {
     const Input& input = inputs_[work.features[k]];
     const bool simple = work.split == 1 && input.one_each;
@@ -258,157 +239,6 @@ void PackedStep::Write(Work& work, int chunk) {
     }
     PoolRows(input.ids, features_[work.features[k]].pooling, input.one_each, first, last, dim, to);
   }
-}
-
-void PackedStep::SumList(const Input& input, Pooling pooling, const List& list, int64_t first, int64_t last,
-                         const float* grads, int64_t dim, float* sums) const {
-  const Kernels& kernels = ActiveKernels();
-  const bool direct = input.one_each || pooling == Pooling::kNone;
-  const auto n = static_cast<int64_t>(list.places.size());
-  if (direct && list.positions.empty()) {
-    kernels.accumulate(dim, n, list.places.data(), grads, dim, sums);
-    return;
-  }
-  std::vector<float> share(static_cast<size_t>(dim));
-  int64_t bag = first, shared = -1;
-  (void)last;
-  for (int64_t i = 0; i < n; ++i) {
-    const auto at = static_cast<size_t>(i);
-    const int64_t position = list.positions.empty() ? i : list.positions[at];
-    const float* grad = grads + position * dim;
-    if (!direct) {
-      while (input.offsets[static_cast<size_t>(bag) + 1] <= position) ++bag;
-      grad = grads + bag * dim;
-      const int64_t length = input.offsets[static_cast<size_t>(bag) + 1] - input.offsets[static_cast<size_t>(bag)];
-      if (pooling == Pooling::kMean && length > 1) {
-        if (shared != bag) {
-          for (int64_t j = 0; j < dim; ++j) share[static_cast<size_t>(j)] = grad[j] / static_cast<float>(length);
-          shared = bag;
-        }
-        grad = share.data();
-      }
-    }
-    kernels.add(dim, grad, sums + static_cast<int64_t>(list.places[at]) * dim);
-  }
-}
-
-void PackedStep::Sum(Work& work, int part, std::span<const float* const> grads) {
-  Part& own = work.parts[static_cast<size_t>(part)];
-  const int64_t dim = work.table->dim();
-  const size_t count = own.count * static_cast<size_t>(dim);
-  float* sums = work.flowed ? own.sums.data() : own.sums.Room(count);
-  if (!work.flowed) std::memset(sums, 0, count * sizeof(float));
-  for (size_t k = 0; k < work.features.size(); ++k) {
-    const size_t f = work.features[k];
-    if (grads[f] == nullptr) continue;
-    for (int chunk = 0; chunk < work.split; ++chunk) {
-      const List& list = ListOf(work, k, chunk, part);
-      if (work.split > 1 && list.positions.empty()) continue;
-      SumList(inputs_[f], features_[f].pooling, list, ChunkStart(work, chunk), ChunkStart(work, chunk + 1), grads[f],
-              dim, sums);
-    }
-  }
-  work.step.parts[static_cast<size_t>(part)].grads = sums;
-}
-
-bool PackedStep::Fits(size_t f, size_t rows, size_t dim) const {
-  const bool pooled = features_[f].pooling != Pooling::kNone;
-  const auto width = static_cast<size_t>(works_[static_cast<size_t>(features_[f].table)].table->dim());
-  return dim == width && rows == static_cast<size_t>(pooled ? bags_ : inputs_[f].ids.n);
-}
-
-Status PackedStep::Accumulate(std::span<const float* const> grads, int threads) {
-  const auto flows = [&](const Work& work) {
-    return work.values > 0 && std::any_of(work.features.begin(), work.features.end(),
-                                          [&](size_t f) { return grads[f] != nullptr; });
-  };
-  return Guarded([&]() -> Status {
-    const Status status = ForAll(threads, false, [&](Work& work, int part) {
-      if (flows(work)) Sum(work, part, grads);
-    });
-    for (Work& work : works_) work.flowed |= flows(work);
-    return status;
-  });
-}
-
-Status PackedStep::Apply(std::span<const float> lrs, int threads, int32_t* failed) {
-  return Guarded([&]() -> Status {
-    std::vector<Table*> tables;
-    std::vector<int64_t> rows;
-    for (Work& work : works_) {
-      if (!work.flowed) continue;
-      int64_t count = 0;
-      for (int part = 0; part < work.split; ++part) {
-        count += static_cast<int64_t>(work.parts[static_cast<size_t>(part)].count);
-      }
-      tables.push_back(work.table);
-      rows.push_back(count);
-    }
-    if (tables.empty()) return {};
-    const auto each = [&](Work& work, int part, auto run) {
-      if (work.flowed) run(*work.table, work.step.parts[static_cast<size_t>(part)]);
-    };
-    const WriteLocks guard(tables, rows);
-    Status status = ForAll(threads, false, [&](Work& work, int index) {
-      each(work, index, [](Table& table, StepPart& part) { table.Prepare(&part, table.content_->numbers.mark + 1); });
-    });
-    if (!status.ok()) return status;
-    for (size_t t = 0; t < works_.size(); ++t) {
-      if (!works_[t].flowed) continue;
-      for (const StepPart& part : works_[t].step.parts) {
-        if (part.bad_row < 0) continue;
-        *failed = static_cast<int32_t>(t);
-        return {Code::kNotFinite, part.bad_row};
-      }
-    }
-    status = ForAll(threads, false, [&](Work& work, int index) {
-      each(work, index, [](Table& table, StepPart& part) { table.Count(&part); });
-    });
-    if (!status.ok()) return status;
-    for (Work& work : works_) {
-      if (work.flowed) work.table->Decide(&work.step);
-    }
-    status = ForAll(threads, false, [&](Work& work, int index) {
-      each(work, index, [&](Table& table, StepPart& part) { table.MakeRoom(work.step, &part); });
-    });
-    if (!status.ok()) return status;
-    for (Work& work : works_) {
-      if (work.flowed) work.table->ReserveStep(work.step);
-    }
-    std::vector<uint64_t> marks(works_.size());  // from here on nothing can fail
-    for (size_t t = 0; t < works_.size(); ++t) {
-      if (works_[t].flowed) marks[t] = works_[t].table->Admit(&works_[t].step);
-    }
-    status = ForAll(threads, false, [&](Work& work, int index) {
-      const auto t = static_cast<size_t>(&work - works_.data());
-      each(work, index, [&](Table& table, StepPart& part) { table.Commit(part, marks[t], lrs[t]); });
-    });
-    for (Work& work : works_) {
-      if (work.flowed) work.table->KeepWithinLimits();
-    }
-    return status;
-  });
-}
-
-Status PackedStep::Take(int32_t table, Sums* out) const {
-  return Guarded([&]() -> Status {
-    const Work& work = works_[static_cast<size_t>(table)];
-    const auto dim = static_cast<size_t>(work.table->dim());
-    std::vector<std::pair<int64_t, std::pair<const Part*, size_t>>> order;
-    for (int p = 0; p < work.split; ++p) {
-      const Part& part = work.parts[static_cast<size_t>(p)];
-      for (size_t i = 0; i < part.count; ++i) order.push_back({part.ids[i], {&part, i}});
-    }
-    std::sort(order.begin(), order.end());
-    for (const auto& [id, where] : order) {
-      const auto& [part, i] = where;
-      out->ids.push_back(id);
-      if (work.flowed) {
-        out->grads.insert(out->grads.end(), part->sums.data() + i * dim, part->sums.data() + (i + 1) * dim);
-      }
-    }
-    return {};
-  });
 }
 
 }  // namespace headrace

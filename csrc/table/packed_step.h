@@ -2,23 +2,29 @@
 //
 // Thread safety: one thread at a time.
 // Invariants:
-//   1. lists()[(f, c, p)] are the occurrences of feature f, in chunk c of the bags, whose ids belong to part p, in
+//   1. lists()[(f, c, p)] are the occurrences of feature f, in chunk c of the bags, whose ids belong to part
+//   p, in
 //      order; read by f, then c, they are the order of occurrence of every id.
 #pragma once
 
+#include <algorithm>
+#include <atomic>
 #include <cstdint>
+#include <new>
 #include <span>
 #include <vector>
 
 #include "table/packed.h"
 #include "table/pages.h"
+#include "table/threads.h"
 
 namespace headrace {
 
 class PackedStep {
  public:
   // Begins anew for this batch. Refuses kInvalid as Packed::Forward does. Throws std::bad_alloc.
-  Status Reset(const Packed& packed, std::span<const FeatureIds> inputs, std::span<const int64_t> times, int threads);
+  Status Reset(const Packed& packed, std::span<const FeatureIds> inputs, std::span<const int64_t> times,
+               int threads);
 
   // Looks everything up and writes the outputs. Returns kNoMemory or ok.
   Status Forward(int threads);
@@ -26,8 +32,8 @@ class PackedStep {
   // Adds gradients: grads[f] is (bags, D), or (n, D) where nothing is pooled, or null where none flowed.
   Status Accumulate(std::span<const float* const> grads, int threads);
 
-  // Updates every table that gradients flowed to, with its learning rate. On kNotFinite and the like *table says whose
-  // it was. Cost: see Table::Update.
+  // Updates every table that gradients flowed to, with its learning rate. On kNotFinite and the like *table
+  // says whose it was. Cost: see Table::Update.
   Status Apply(std::span<const float> lrs, int threads, int32_t* table);
 
   // What Accumulate has summed for a table: ids ascending. For callers that mix several passes.
@@ -70,16 +76,16 @@ class PackedStep {
   struct Input {
     FeatureIds ids;
     bool one_each = false;
-    std::vector<int64_t> offsets;                // a copy, unless one_each
-    std::vector<uint8_t> part_of;                // (n), where there are several parts
+    std::vector<int64_t> offsets;  // a copy, unless one_each
+    std::vector<uint8_t> part_of;  // (n), where there are several parts
   };
   struct Work {
     Table* table = nullptr;
     std::vector<size_t> features;
     int64_t values = 0;
-    int split = 1;             // parts, and chunks
-    std::vector<Part> parts;   // at least `split`
-    std::vector<List> lists;   // (features, chunks, parts)
+    int split = 1;            // parts, and chunks
+    std::vector<Part> parts;  // at least `split`
+    std::vector<List> lists;  // (features, chunks, parts)
     TableStep step;
     bool flowed = false;
   };
@@ -105,8 +111,8 @@ class PackedStep {
   void MakeRows(Work& work, Part& part, StepPart& step);
   void Write(Work& work, int chunk);
   void Sum(Work& work, int part, std::span<const float* const> grads);
-  void SumList(const Input& input, Pooling pooling, const List& list, int64_t first, int64_t last, const float* grads,
-               int64_t dim, float* sums) const;
+  void SumList(const Input& input, Pooling pooling, const List& list, int64_t first, int64_t last,
+               const float* grads, int64_t dim, float* sums) const;
   template <typename Run>
   Status ForAll(int threads, bool split_only, Run run);
 
@@ -116,5 +122,28 @@ class PackedStep {
   std::vector<int64_t> times_;
   int64_t bags_ = 0;
 };
+
+// Runs run(work, index) for every part (or chunk) of every table, on several threads.
+template <typename Run>
+Status PackedStep::ForAll(int threads, bool split_only, Run run) {
+  std::vector<Task> tasks;
+  for (Work& work : works_) {
+    if (work.features.empty() || (split_only && work.split == 1)) continue;
+    for (int index = 0; index < work.split; ++index) tasks.push_back({&work, index});
+  }
+  std::stable_sort(tasks.begin(), tasks.end(), [](const Task& x, const Task& y) {
+    return x.work->values / x.work->split >
+           y.work->values / y.work->split;  // the longest first: no one waits long
+  });
+  std::atomic<bool> failed{false};
+  Threads::For(static_cast<int64_t>(tasks.size()), threads, [&](int64_t i) noexcept {
+    try {
+      run(*tasks[static_cast<size_t>(i)].work, tasks[static_cast<size_t>(i)].index);
+    } catch (const std::bad_alloc&) {
+      failed.store(true);
+    }
+  });
+  return failed.load() ? Status{Code::kNoMemory, 0} : Status{};
+}
 
 }  // namespace headrace

@@ -15,7 +15,8 @@ namespace {
 
 // Tables, and others that learn the same one by one.
 struct Model {
-  explicit Model(const std::vector<TableSpec>& specs, std::vector<Feature> wanted) : features(std::move(wanted)) {
+  explicit Model(const std::vector<TableSpec>& specs, std::vector<Feature> wanted)
+      : features(std::move(wanted)) {
     for (const TableSpec& spec : specs) {
       tables.push_back(std::make_unique<Table>(spec));
       oracles.push_back(std::make_unique<Table>(spec));
@@ -98,7 +99,8 @@ void WantOutputs(const Model& model, Request* batch) {
       continue;
     }
     for (size_t b = 0; b + 1 < column.offsets.size(); ++b) {
-      const auto start = static_cast<size_t>(column.offsets[b]), stop = static_cast<size_t>(column.offsets[b + 1]);
+      const auto start = static_cast<size_t>(column.offsets[b]),
+                 stop = static_cast<size_t>(column.offsets[b + 1]);
       for (size_t j = 0; j < dim && start < stop; ++j) {
         float sum = rows[start * dim + j];
         for (size_t i = start + 1; i < stop; ++i) sum = sum + rows[i * dim + j];
@@ -126,7 +128,8 @@ void LearnOneByOne(Model& model, const Request& batch, const std::vector<float>&
       flowed |= !column.grads.empty();
       for (size_t b = 0; b + 1 < column.offsets.size(); ++b) {
         const int64_t length = column.offsets[b + 1] - column.offsets[b];
-        for (auto i = static_cast<size_t>(column.offsets[b]); i < static_cast<size_t>(column.offsets[b + 1]); ++i) {
+        for (auto i = static_cast<size_t>(column.offsets[b]); i < static_cast<size_t>(column.offsets[b + 1]);
+             ++i) {
           const auto [found, fresh] = places.try_emplace(column.values[i], step.ids.size());
           const size_t place = found->second;
           if (fresh) {
@@ -161,7 +164,8 @@ Status Learn(Model& model, Request& batch, int threads, const std::vector<float>
 }
 
 void CheckTables(const Model& model) {
-  for (size_t t = 0; t < model.tables.size(); ++t) CheckSameParts(PartsOf(*model.oracles[t]), PartsOf(*model.tables[t]));
+  for (size_t t = 0; t < model.tables.size(); ++t)
+    CheckSameParts(PartsOf(*model.oracles[t]), PartsOf(*model.tables[t]));
 }
 
 std::vector<TableSpec> Specs() {
@@ -179,8 +183,9 @@ std::vector<TableSpec> Specs() {
   return {wide, counted, half, bare};
 }
 
-const std::vector<Feature> kFeatures{{0, Pooling::kSum},  {1, Pooling::kMean}, {2, Pooling::kSum}, {0, Pooling::kMean},
-                                     {3, Pooling::kNone}, {1, Pooling::kSum},  {0, Pooling::kNone}};
+const std::vector<Feature> kFeatures{{0, Pooling::kSum},  {1, Pooling::kMean}, {2, Pooling::kSum},
+                                     {0, Pooling::kMean}, {3, Pooling::kNone}, {1, Pooling::kSum},
+                                     {0, Pooling::kNone}};
 
 void EqualsOneByOne(int threads, Lengths lengths, int64_t bags, uint64_t seed) {
   Model model(Specs(), kFeatures);
@@ -281,7 +286,8 @@ void EmptyBatchesDoNothing(int threads) {
       Column& column = batch.columns[f];
       column.values.clear();
       std::fill(column.offsets.begin(), column.offsets.end(), 0);
-      if (model.features[f].pooling == Pooling::kNone) column.out.clear(), column.grads.clear(), column.wanted.clear();
+      if (model.features[f].pooling == Pooling::kNone)
+        column.out.clear(), column.grads.clear(), column.wanted.clear();
     }
     int32_t failed = -1;
     CHECK(Learn(model, batch, threads, {0.1f, 0.1f, 0.1f, 0.1f}, &failed).ok());
@@ -325,7 +331,8 @@ void AStepOutlivesClearAndImport() {
     Table source(AdagradSpec(8));
     CHECK(source.Assign(others, rows, times).ok());
     const Parts parts = PartsOf(source);
-    for (Table* one : {model.tables[0].get(), model.oracles[0].get()}) CHECK(one->Assign(ids, rows, times).ok());
+    for (Table* one : {model.tables[0].get(), model.oracles[0].get()})
+      CHECK(one->Assign(ids, rows, times).ok());
     Dice dice(9);
     Request batch = Draw(dice, model, 100, 100, Lengths::kOne);
     for (size_t i = 0; i < 100; ++i) batch.columns[0].values[i] = ids[i];
@@ -350,7 +357,8 @@ void AStepOutlivesClearAndImport() {
 void PassesAreIndependent() {
   Model model({AdagradSpec(16)}, {{0, Pooling::kSum}, {0, Pooling::kMean}});
   Dice dice(10);
-  Request first = Draw(dice, model, 50, 60, Lengths::kJagged), second = Draw(dice, model, 70, 60, Lengths::kJagged);
+  Request first = Draw(dice, model, 50, 60, Lengths::kJagged),
+          second = Draw(dice, model, 70, 60, Lengths::kJagged);
   std::unique_ptr<PackedStep> one, two;
   CHECK(model.packed->Forward(first.inputs(), first.times, 2, &one).ok());
   CHECK(model.packed->Forward(second.inputs(), second.times, 2, &two).ok());

@@ -1,6 +1,6 @@
-// Pages: blocks of memory for cells and places. Large ones come from the system in pages of 2 MiB where it gives
-// them (random access to gigabytes is bound by address translation otherwise) and go back to it when they are
-// freed; small ones come from the heap.
+// Pages: blocks of memory for cells and places. Large ones come from the system in pages of 2 MiB where it
+// gives them (random access to gigabytes is bound by address translation otherwise) and go back to it when
+// they are freed; small ones come from the heap.
 //
 // Thread safety: functions may be called from any thread; a block belongs to its owner.
 // Invariants:
@@ -12,7 +12,8 @@
 #include <cstdint>
 #include <utility>
 
-// A function that only fetches ahead has no effect that the compiler can see: unless it is inlined, calls of it vanish.
+// A function that only fetches ahead has no effect that the compiler can see: unless it is inlined, calls of
+// it vanish.
 #if defined(__GNUC__)
 #define HEADRACE_FETCH __attribute__((always_inline)) inline
 #define HEADRACE_FETCH_LAMBDA __attribute__((always_inline))

@@ -11,8 +11,8 @@ namespace headrace {
 namespace {
 
 void BlocksAreAlignedAndWritable() {
-  for (const int64_t bytes : {int64_t{1}, int64_t{63}, int64_t{64}, int64_t{4097}, Pages::kLarge - 1, Pages::kLarge,
-                              Pages::kLarge + 1, int64_t{5} << 20}) {
+  for (const int64_t bytes : {int64_t{1}, int64_t{63}, int64_t{64}, int64_t{4097}, Pages::kLarge - 1,
+                              Pages::kLarge, Pages::kLarge + 1, int64_t{5} << 20}) {
     const Pages pages(bytes);
     CHECK(pages.bytes() >= bytes && pages.bytes() < bytes + 4096 + 64);
     CHECK(reinterpret_cast<uintptr_t>(pages.data()) % 64 == 0);

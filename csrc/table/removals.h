@@ -1,7 +1,9 @@
-// Removals: which ids went away at which mark, in order, so that "what was removed since" costs what was removed.
+// Removals: which ids went away at which mark, in order, so that "what was removed since" costs what was
+// removed.
 //
-// An entry counts when its id is absent now and it is the last of its id. Entries that do not count are dropped when
-// they are as many as those that remained after the last compaction, so the list stays within 2 (removals that count)
+// An entry counts when its id is absent now and it is the last of its id. Entries that do not count are
+// dropped when they are as many as those that remained after the last compaction, so the list stays within 2
+// (removals that count)
 // + 1024.
 //
 // Thread safety: const members may run together; anything else needs the list alone.
@@ -42,8 +44,8 @@ class Removals {
   // Drops entries up to `mark`.
   void Forget(uint64_t mark);
 
-  // With more than `limit` entries that count, forgets the oldest so that at most limit / 2 remain, whole marks at a
-  // time. Throws std::bad_alloc.
+  // With more than `limit` entries that count, forgets the oldest so that at most limit / 2 remain, whole
+  // marks at a time. Throws std::bad_alloc.
   void Limit(int64_t limit, const Present& present);
 
   uint64_t floor() const { return floor_; }

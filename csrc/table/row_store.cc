@@ -41,7 +41,8 @@ RowStore::RowStore(HeadLayout layout, int64_t row_bytes)
       fetch_bytes_(std::min(row_bytes, kMaxFetch)),
       heads_(layout.bytes, ShiftFor(layout.bytes)),
       rows_(row_bytes, ShiftFor(row_bytes)) {
-  static std::atomic<uint64_t> stores{0};  // no two stores share a version, so content that was swapped is noticed
+  static std::atomic<uint64_t> stores{
+      0};  // no two stores share a version, so content that was swapped is noticed
   version_ = stores.fetch_add(1) << 40;
 }
 
@@ -184,7 +185,8 @@ std::vector<std::pair<int64_t, Cell>> RowStore::Sorted() const {
 }
 
 int64_t RowStore::bytes() const {
-  const auto bits = static_cast<int64_t>(live_.capacity() * 8 + block_marks_.capacity() * 4 + region_marks_.capacity() * 4);
+  const auto bits =
+      static_cast<int64_t>(live_.capacity() * 8 + block_marks_.capacity() * 4 + region_marks_.capacity() * 4);
   return map_.bytes() + heads_.bytes() + rows_.bytes() + bits;
 }
 

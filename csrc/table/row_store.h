@@ -1,14 +1,13 @@
-// RowStore: ids with a head and a row of bytes each: a map, two arrays of cells, a free list, and which cells changed
-// since when. It knows what a head holds and nothing about what a row means.
+// RowStore: ids with a head and a row of bytes each: a map, two arrays of cells, a free list, and which cells
+// changed since when. It knows what a head holds and nothing about what a row means.
 //
-// A head is [id 8][event time 8]?[mark 4]?[frequency 1]? without padding; which of the last three there are is chosen
-// at construction. Heads and rows lie in arrays of their own: a row of 16 floats with its Adagrad state is two cache
-// lines exactly, and a scan of times or marks reads heads alone.
+// A head is [id 8][event time 8]?[mark 4]?[frequency 1]? without padding; which of the last three there are
+// is chosen at construction. Heads and rows lie in arrays of their own: a row of 16 floats with its Adagrad
+// state is two cache lines exactly, and a scan of times or marks reads heads alone.
 //
-// Thread safety: const members may run together. Touch, SetTime, SetFrequency, Frequency, and writes to Row may run
-// together for different cells; Link and map reservations for ids of different stripes too. Anything else needs the
-// store alone.
-// Invariants:
+// Thread safety: const members may run together. Touch, SetTime, SetFrequency, Frequency, and writes to Row
+// may run together for different cells; Link and map reservations for ids of different stripes too. Anything
+// else needs the store alone. Invariants:
 //   1. An id is in the map exactly when one live cell carries it.
 //   2. A cell is live or free; free cells are handed out before new ones.
 //   3. The mark of a block of 64 cells (and of 64 blocks) is at least that of every live cell in it.
@@ -39,8 +38,8 @@ class RowStore {
 
   // --- finding ---
   Cell Find(int64_t id) const { return map_.Find(id, heads_); }
-  // cells[i] = the cell of ids[i] or kNoCell; hashes[i] = IdMap::Hash(ids[i]). Fetches the first `fetch_bytes` of the
-  // rows found.
+  // cells[i] = the cell of ids[i] or kNoCell; hashes[i] = IdMap::Hash(ids[i]). Fetches the first
+  // `fetch_bytes` of the rows found.
   void FindAll(std::span<const int64_t> ids, const uint64_t* hashes, Cell* cells, int64_t fetch_bytes) const;
   // The same, and rows[i] = where the row begins, or nullptr.
   void FindRows(std::span<const int64_t> ids, const uint64_t* hashes, Cell* cells, const float** rows,
@@ -67,9 +66,7 @@ class RowStore {
     if (keeps_frequencies()) Store(cell, layout_.frequency_at, frequency);
   }
   // The mark of the last change, or the base mark where that is older. 0 where marks are not kept.
-  uint64_t Mark(Cell cell) const {
-    return keeps_marks() ? base_ + Load<uint32_t>(cell, layout_.mark_at) : 0;
-  }
+  uint64_t Mark(Cell cell) const { return keeps_marks() ? base_ + Load<uint32_t>(cell, layout_.mark_at) : 0; }
   // Notes that a cell changed at `mark`. REQUIRES: mark >= base(), mark - base() < 2^32.
   void Touch(Cell cell, uint64_t mark);
   HEADRACE_FETCH void FetchForWrite(Cell cell) const {
@@ -84,7 +81,8 @@ class RowStore {
   }
 
   // --- structure ---
-  // Makes room for `count` more cells: as many calls of Take cannot fail. Throws std::bad_alloc; content stays.
+  // Makes room for `count` more cells: as many calls of Take cannot fail. Throws std::bad_alloc; content
+  // stays.
   void ReserveCells(int64_t count);
   void ReserveStripe(int stripe, uint32_t more) { map_.Reserve(stripe, more); }
   // Both, for ids that are absent and unique.
@@ -99,7 +97,8 @@ class RowStore {
     return cell;
   }
   void Erase(int64_t id, Cell cell);
-  // Moves cells together and gives memory back when more than a quarter is free. Cell numbers change. Cannot fail.
+  // Moves cells together and gives memory back when more than a quarter is free. Cell numbers change. Cannot
+  // fail.
   void Compact();
   // Makes `base` the mark that marks are kept relative to; older ones become `base`.
   void Rebase(uint64_t base);
@@ -119,7 +118,8 @@ class RowStore {
   void SetFrozen(Frozen* frozen) { frozen_ = frozen; }
   // To be called before a live cell's head or row changes.
   void BeforeChange(Cell cell) {
-    if (frozen_ != nullptr) frozen_->Keep(cell, StripeOf(IdMap::Hash(IdOf(cell))), heads_.At(cell), rows_.At(cell));
+    if (frozen_ != nullptr)
+      frozen_->Keep(cell, StripeOf(IdMap::Hash(IdOf(cell))), heads_.At(cell), rows_.At(cell));
   }
 
   const HeadLayout& layout() const { return layout_; }
@@ -187,25 +187,28 @@ void RowStore::ForEachChanged(uint64_t since, Visit visit) const {
     for (size_t block = region << kBlockBits; block < stop; ++block) {
       if (since >= base_ && block_marks_[block] <= after) continue;
       for (uint64_t bits = live_[block]; bits != 0; bits &= bits - 1) {
-        const auto cell = static_cast<Cell>((block << kBlockBits) + static_cast<size_t>(std::countr_zero(bits)));
+        const auto cell =
+            static_cast<Cell>((block << kBlockBits) + static_cast<size_t>(std::countr_zero(bits)));
         if (Mark(cell) > since) visit(cell);
       }
     }
   }
 }
 
-// Looks ids up as they come, in four steps for every id, each kAhead ids behind the one before: fetch its home line; read
-// it, fetch head and row; do that with the next line for the few that are not at home; read the head. So nothing waits
-// for memory that was not asked for some ids earlier, and what the caller does between two ids hides it further.
+// Looks ids up as they come, in four steps for every id, each kAhead ids behind the one before: fetch its
+// home line; read it, fetch head and row; do that with the next line for the few that are not at home; read
+// the head. So nothing waits for memory that was not asked for some ids earlier, and what the caller does
+// between two ids hides it further.
 //
 // Thread safety: needs the object alone, and a store that nothing writes to.
 // Invariants:
 //   1. After Finish, cells[i] is the cell of ids[i] or kNoCell, and rows[i] where its row begins or nullptr.
 class RowFinder {
  public:
-  // The arrays are the caller's: ids and hashes are filled up to a place before it is pushed; rows may be nullptr.
-  RowFinder(const RowStore& store, const int64_t* ids, const uint64_t* hashes, Cell* cells, const float** rows,
-            int64_t fetch_bytes)
+  // The arrays are the caller's: ids and hashes are filled up to a place before it is pushed; rows may be
+  // nullptr.
+  RowFinder(const RowStore& store, const int64_t* ids, const uint64_t* hashes, Cell* cells,
+            const float** rows, int64_t fetch_bytes)
       : store_(store), ids_(ids), hashes_(hashes), cells_(cells), rows_(rows), fetch_bytes_(fetch_bytes) {}
 
   // Takes the next id.
@@ -247,7 +250,8 @@ class RowFinder {
   }
 
   HEADRACE_FETCH void Verify(size_t i) {
-    if (cells_[i] != kNoCell && store_.IdOf(cells_[i]) != ids_[i]) {  // another id with the same tag: hardly ever
+    if (cells_[i] != kNoCell &&
+        store_.IdOf(cells_[i]) != ids_[i]) {  // another id with the same tag: hardly ever
       cells_[i] = store_.map_.FindHashed(hashes_[i], ids_[i], store_.heads_);
       if (rows_ != nullptr && cells_[i] != kNoCell) {
         rows_[i] = reinterpret_cast<const float*>(store_.rows_.At(cells_[i]));

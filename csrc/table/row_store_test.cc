@@ -76,14 +76,16 @@ class Model {
     same &= store_.Time(cell) == (store_.keeps_times() ? record.time : 0);
     same &= store_.Mark(cell) == (store_.keeps_marks() ? record.mark : 0);
     same &= store_.Frequency(cell) == (store_.keeps_frequencies() ? record.frequency : 0);
-    for (int64_t at = 0; at < store_.row_bytes(); ++at) same &= store_.Row(cell)[at] == std::byte{record.fill};
+    for (int64_t at = 0; at < store_.row_bytes(); ++at)
+      same &= store_.Row(cell)[at] == std::byte{record.fill};
     return same;
   }
 
   void CheckAll() const {
     CHECK(store_.size() == static_cast<int64_t>(oracle_.size()));
     std::vector<int64_t> ids;
-    for (const auto& [id, record] : oracle_) ids.push_back(id), ids.push_back(~id);  // present, and mostly absent
+    for (const auto& [id, record] : oracle_)
+      ids.push_back(id), ids.push_back(~id);  // present, and mostly absent
     std::vector<Cell> cells(ids.size()), again(ids.size());
     std::vector<uint64_t> hashes(ids.size());
     for (size_t i = 0; i < ids.size(); ++i) hashes[i] = IdMap::Hash(ids[i]);

@@ -26,11 +26,11 @@ struct TableSpec {
   bool times = true;     // event times are kept
   bool history = true;   // changes are kept
   Victims victims = Victims::kRarest;
-  int64_t ttl_us = -1;          // rows untouched for longer are evicted first; -1: none expires
-  int64_t capacity = -1;        // rows at most; -1: as many as come
-  int64_t pending_limit = -1;   // ids that may wait for admission; -1: all
-  int64_t removal_limit = -1;   // removals kept; -1: all
-  int64_t capture_limit = -1;   // bytes a capture may keep; -1: as many as it takes
+  int64_t ttl_us = -1;         // rows untouched for longer are evicted first; -1: none expires
+  int64_t capacity = -1;       // rows at most; -1: as many as come
+  int64_t pending_limit = -1;  // ids that may wait for admission; -1: all
+  int64_t removal_limit = -1;  // removals kept; -1: all
+  int64_t capture_limit = -1;  // bytes a capture may keep; -1: as many as it takes
 };
 
 }  // namespace headrace

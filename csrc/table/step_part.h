@@ -1,5 +1,5 @@
-// StepPart: the ids of one step that one thread takes care of: all of a table's, or those of some of its stripes; and
-// TableStep, the parts of one table.
+// StepPart: the ids of one step that one thread takes care of: all of a table's, or those of some of its
+// stripes; and TableStep, the parts of one table.
 //
 // Thread safety: a part belongs to one thread at a time.
 // Invariants:
@@ -22,9 +22,9 @@ inline constexpr int64_t kNever = std::numeric_limits<int64_t>::min();
 struct StepPart {
   // An id without a row.
   struct Absent {
-    uint32_t index;  // into ids
-    Cell counter;    // its count in the filter, or kNoCell
-    int64_t time;    // of its last touch, this step included
+    uint32_t index;        // into ids
+    Cell counter;          // its count in the filter, or kNoCell
+    int64_t time;          // of its last touch, this step included
     bool counted = false;  // has been counted before this step
   };
 

@@ -1,4 +1,5 @@
-// Steps: tables, learning steps drawn at random, and what two tables have in common, for the tests of this folder.
+// Steps: tables, learning steps drawn at random, and what two tables have in common, for the tests of this
+// folder.
 //
 // Thread safety: plain functions.
 #pragma once
@@ -78,7 +79,8 @@ inline Batch DrawBatch(Dice& dice, int64_t dim, int64_t range, int64_t size, int
   for (size_t i = 0; i < batch.ids.size(); ++i) {
     batch.counts.push_back(dice.Between(1, 3));
     batch.times.push_back(time + dice.Between(-5, 5));
-    for (int64_t j = 0; j < dim; ++j) batch.grads.push_back(static_cast<float>(dice.Between(-64, 64)) / 256.0f);
+    for (int64_t j = 0; j < dim; ++j)
+      batch.grads.push_back(static_cast<float>(dice.Between(-64, 64)) / 256.0f);
   }
   return batch;
 }

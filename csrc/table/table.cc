@@ -6,16 +6,16 @@
 #include <mutex>
 
 #include "rules/kernels.h"
-#include "table/checks.h"
 #include "table/capture.h"
+#include "table/checks.h"
 #include "table/guarded.h"
 #include "table/write_locks.h"
 
 namespace headrace {
 namespace {
 
-constexpr size_t kAhead = 16;  // rows fetched ahead of the row rule
-constexpr uint64_t kHistory = uint64_t{1} << 31;        // operations whose changes can be told at most
+constexpr size_t kAhead = 16;                             // rows fetched ahead of the row rule
+constexpr uint64_t kHistory = uint64_t{1} << 31;          // operations whose changes can be told at most
 constexpr uint64_t kMarkRange = (uint64_t{1} << 32) - 2;  // marks are kept in 32 bits beside a base
 constexpr int kMostFrequent = 255;
 
@@ -133,7 +133,8 @@ bool Table::Prepare(StepPart* part, uint64_t mark) const {
     StepPart::Absent absent{static_cast<uint32_t>(i), kNoCell, part->times[i]};
     bool admitted = true;
     int64_t seen = 0;
-    if (pending.size() > 0) absent.counter = pending.Find(part->ids[i]);  // also what another admission left behind
+    if (pending.size() > 0)
+      absent.counter = pending.Find(part->ids[i]);  // also what another admission left behind
     if (absent.counter != kNoCell) {
       std::memcpy(&seen, pending.Row(absent.counter), sizeof seen);
       absent.time = std::max(absent.time, pending.Time(absent.counter));
@@ -177,11 +178,13 @@ void Table::Count(StepPart* part) {
 }
 
 void Table::MakeRoom(const TableStep& step, StepPart* part) {
-  if (part->scratch.size() < static_cast<size_t>(2 * spec_.dim)) part->scratch.resize(static_cast<size_t>(2 * spec_.dim));
+  if (part->scratch.size() < static_cast<size_t>(2 * spec_.dim))
+    part->scratch.resize(static_cast<size_t>(2 * spec_.dim));
   if (part->fresh.empty() && part->waiting.empty()) return;
   part->rows.reserve(part->fresh.size());
   TableStep::PerStripe more{}, counters{};
-  for (const StepPart::Absent& one : part->fresh) ++more[static_cast<size_t>(StripeOf(part->hashes[one.index]))];
+  for (const StepPart::Absent& one : part->fresh)
+    ++more[static_cast<size_t>(StripeOf(part->hashes[one.index]))];
   for (const StepPart::Absent& one : part->waiting) {
     if (one.counter == kNoCell) ++counters[static_cast<size_t>(StripeOf(part->hashes[one.index]))];
   }
@@ -207,7 +210,8 @@ void Table::ReserveStep(const TableStep& step) {
   }
   Content& content = *content_;
   content.rows.ReserveCells(std::max<int64_t>(0, fresh - static_cast<int64_t>(step.victims.size())));
-  content.pending.ReserveCells(std::max<int64_t>(0, counters - static_cast<int64_t>(step.counter_victims.size())));
+  content.pending.ReserveCells(
+      std::max<int64_t>(0, counters - static_cast<int64_t>(step.counter_victims.size())));
   if (!KeepsHistory()) return;
   content.removals.Reserve(step.victims.size(), RowPresent());
   content.forgotten.Reserve(step.counter_victims.size() + dropped, AnyPresent());
@@ -246,7 +250,8 @@ void Table::BearRow(int64_t id, Cell cell, float* scratch) {
   if (slots_ > 0) spec_.rule.FreshSlots(spec_.dim, SlotsOf(cell));
 }
 
-void Table::LearnRow(const StepPart& part, uint32_t index, Cell cell, uint64_t mark, float lr, float* scratch) {
+void Table::LearnRow(const StepPart& part, uint32_t index, Cell cell, uint64_t mark, float lr,
+                     float* scratch) {
   RowStore& rows = content_->rows;
   const Kernels& kernels = ActiveKernels();
   const int64_t dim = spec_.dim;

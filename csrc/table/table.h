@@ -1,14 +1,16 @@
 // Table: one collisionless embedding table. The specification is `headrace/store/reference.py`; every call
 // below does what the method of that name does there, bit by bit.
 //
-// Thread safety: every member function may be called from any thread. Lookup, Contains, Read*, Export, GetStats and
-// reading a capture run together; Update, Assign, Remove, Evict, Clear, Forget, Import and Packed's writes run alone,
-// and a waiting one is let in before later readers. A reader sees each write whole or not at all. Invariants:
+// Thread safety: every member function may be called from any thread. Lookup, Contains, Read*, Export,
+// GetStats and reading a capture run together; Update, Assign, Remove, Evict, Clear, Forget, Import and
+// Packed's writes run alone, and a waiting one is let in before later readers. A reader sees each write whole
+// or not at all. Invariants:
 //   1. A refused call (status not ok) changed nothing that can be observed; kNoMemory alone may have counted
 //      occurrences in a count-min filter.
 //   2. Every accepted write moves the mark by one.
 //   3. An id has a row, or a pending count, or neither; never both.
-//   4. Every change after the floor is told by ReadChanges (unless the table keeps no history: then the floor is the
+//   4. Every change after the floor is told by ReadChanges (unless the table keeps no history: then the floor
+//   is the
 //      mark).
 //   5. With a capacity, there are never more rows, not even inside a call.
 //   6. No exception leaves a member function; failed allocations are Code::kNoMemory.
@@ -60,12 +62,12 @@ class Table {
   // Writes 1 where an id has a row, else 0.
   Status Contains(std::span<const int64_t> ids, std::span<uint8_t> out) const;
 
-  // Learns one step with learning rate `lr`. Refuses, in this order: kServing, kDuplicateId, kBadCount, kNotFinite,
-  // kNoMemory.
+  // Learns one step with learning rate `lr`. Refuses, in this order: kServing, kDuplicateId, kBadCount,
+  // kNotFinite, kNoMemory.
   Status Update(const Gradients& step, float lr);
 
-  // Puts embeddings (N, D) under unique ids; `times` is empty or (N). Refuses kDuplicateId, kNotFinite, kFull,
-  // kNoMemory.
+  // Puts embeddings (N, D) under unique ids; `times` is empty or (N). Refuses kDuplicateId, kNotFinite,
+  // kFull, kNoMemory.
   Status Assign(std::span<const int64_t> ids, std::span<const float> rows, std::span<const int64_t> times);
 
   // Removes rows and counts; detail: rows removed.
@@ -88,16 +90,17 @@ class Table {
   Status Forget(uint64_t mark);
 
   // Copies out, or takes over, all that the table holds.
-  // REQUIRES for Import: parts as Export writes them (sorted, disjoint, marks in range, shapes of this table).
+  // REQUIRES for Import: parts as Export writes them (sorted, disjoint, marks in range, shapes of this
+  // table).
   Status Export(Parts* out) const;
   Status Import(const Parts& parts);
 
-  // Takes over what a snapshot holds: all blocks of a full one, and its numbers. Refuses kFull, kInvalid and what the
-  // source refuses; the table is then as it was.
+  // Takes over what a snapshot holds: all blocks of a full one, and its numbers. Refuses kFull, kInvalid and
+  // what the source refuses; the table is then as it was.
   Status Load(BlockSource* source, const Numbers& numbers);
 
-  // Begins a capture of the table as it is now: all of it (since < 0), or what changed after mark `since`. Writes go
-  // on meanwhile. Refuses kBusy, kNoHistory, kStale. REQUIRES: the table outlives the capture.
+  // Begins a capture of the table as it is now: all of it (since < 0), or what changed after mark `since`.
+  // Writes go on meanwhile. Refuses kBusy, kNoHistory, kStale. REQUIRES: the table outlives the capture.
   Status Begin(int64_t since, std::unique_ptr<Capture>* out);
 
   Stats GetStats() const;
@@ -120,9 +123,9 @@ class Table {
   struct Content {
     Content(const TableSpec& spec, int64_t row_bytes);
     RowStore rows;
-    RowStore pending;       // ids that wait for admission; a row is its count (int64)
-    Removals removals;      // rows that went
-    Removals forgotten;     // counts that went without becoming a row
+    RowStore pending;                // ids that wait for admission; a row is its count (int64)
+    Removals removals;               // rows that went
+    Removals forgotten;              // counts that went without becoming a row
     std::unique_ptr<Sketch> sketch;  // count-min admission only
     std::array<uint64_t, IdMap::kStripeCount> sketch_marks{};  // of the last addition to each stripe
     Numbers numbers;
@@ -136,22 +139,21 @@ class Table {
   int64_t SlotsAt() const { return (EncodedBytes(spec_.precision, spec_.dim) + 3) / 4 * 4; }
   int64_t RowBytes() const { return SlotsAt() + 4 * slots_; }
   bool KeepsHistory() const { return spec_.history && !spec_.serving; }
-  float* SlotsOf(Cell cell) const {
-    return reinterpret_cast<float*>(content_->rows.Row(cell) + SlotsAt());
-  }
+  float* SlotsOf(Cell cell) const { return reinterpret_cast<float*>(content_->rows.Row(cell) + SlotsAt()); }
   Removals::Present RowPresent() const;
   Removals::Present AnyPresent() const;
   void ReadRow(Cell cell, float* out) const;
   void WriteRow(Cell cell, const float* row);
 
-  // One step, in phases. Prepare, Count, MakeRoom and Commit may run in parallel for parts of disjoint stripes; the
-  // others need the table alone. Only from Admit on does anything change (but for the count-min filter, in Count).
+  // One step, in phases. Prepare, Count, MakeRoom and Commit may run in parallel for parts of disjoint
+  // stripes; the others need the table alone. Only from Admit on does anything change (but for the count-min
+  // filter, in Count).
   bool Prepare(StepPart* part, uint64_t mark) const;  // find, check, decide; false: a gradient is not finite
   void Count(StepPart* part);                         // count-min admission
   void Decide(TableStep* step) const;                 // what the capacity leaves, and who goes
-  void MakeRoom(const TableStep& step, StepPart* part);        // map places; throws std::bad_alloc
-  void ReserveStep(const TableStep& step);                     // cells and removals; throws std::bad_alloc
-  uint64_t Admit(TableStep* step);                             // evict, take cells, move the mark
+  void MakeRoom(const TableStep& step, StepPart* part);  // map places; throws std::bad_alloc
+  void ReserveStep(const TableStep& step);               // cells and removals; throws std::bad_alloc
+  uint64_t Admit(TableStep* step);                       // evict, take cells, move the mark
   void Commit(StepPart& part, uint64_t mark, float lr);
 
   void LearnRow(const StepPart& part, uint32_t index, Cell cell, uint64_t mark, float lr, float* scratch);

@@ -42,7 +42,9 @@ Status Table::Import(const Parts& parts) {
   const auto dim = static_cast<size_t>(spec_.dim), slots = static_cast<size_t>(slots_);
   const size_t n = parts.ids.size();
   if (parts.rows.size() != n * dim || parts.slots.size() != n * slots) return {Code::kInvalid, 0};
-  const auto over = [](size_t count, int64_t limit) { return limit >= 0 && static_cast<int64_t>(count) > limit; };
+  const auto over = [](size_t count, int64_t limit) {
+    return limit >= 0 && static_cast<int64_t>(count) > limit;
+  };
   if (over(n, spec_.capacity)) return {Code::kFull, spec_.capacity};
   if (over(parts.pending_ids.size(), spec_.pending_limit)) return {Code::kFull, spec_.pending_limit};
   return Guarded([&]() -> Status {
@@ -50,7 +52,8 @@ Status Table::Import(const Parts& parts) {
     Content& content = *fresh.content_;
     fresh.StartAt(parts.numbers);
     const Numbers& numbers = content.numbers;
-    if (content.sketch && !parts.sketch.empty() && !content.sketch->Load(parts.sketch)) return {Code::kInvalid, 1};
+    if (content.sketch && !parts.sketch.empty() && !content.sketch->Load(parts.sketch))
+      return {Code::kInvalid, 1};
     content.rows.Reserve(parts.ids);
     content.pending.Reserve(parts.pending_ids);
     for (size_t i = 0; i < n; ++i) {

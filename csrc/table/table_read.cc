@@ -82,7 +82,8 @@ Status Table::ReadChanges(uint64_t since, Changes* out) const {
       Gather(rows.Sorted(), out);
       return {};
     }
-    if (since < numbers.floor || since > numbers.mark) return {Code::kStale, static_cast<int64_t>(numbers.floor)};
+    if (since < numbers.floor || since > numbers.mark)
+      return {Code::kStale, static_cast<int64_t>(numbers.floor)};
     if (!KeepsHistory()) return {};
     std::vector<std::pair<int64_t, Cell>> entries;
     rows.ForEachChanged(since, [&](Cell cell) { entries.emplace_back(rows.IdOf(cell), cell); });

@@ -26,8 +26,8 @@ Wide KeyOf(int64_t time, int64_t id) {
   return Wide{static_cast<uint64_t>(time) ^ kSign} << 64 | (static_cast<uint64_t>(id) ^ kSign);
 }
 
-// The `count` smallest keys among candidates that `each(visit)` visits as visit(key, cell), without holding them all:
-// ranges of keys are counted and narrowed until few are left in the range that the count ends in.
+// The `count` smallest keys among candidates that `each(visit)` visits as visit(key, cell), without holding
+// them all: ranges of keys are counted and narrowed until few are left in the range that the count ends in.
 template <typename Each>
 std::vector<Cell> Smallest(Each each, int64_t count) {
   Wide low = 0, high = ~Wide{0};
@@ -103,7 +103,8 @@ std::vector<Cell> Table::OldestCounters(int64_t count, const std::vector<Cell>& 
   return Smallest(each, count);
 }
 
-// Drops all but the `room` ids with most occurrences in this step (ties: the smaller id) from `fresh` or `waiting`.
+// Drops all but the `room` ids with most occurrences in this step (ties: the smaller id) from `fresh` or
+// `waiting`.
 void Table::KeepMostFrequent(std::vector<StepPart>* parts, int64_t room, bool fresh) {
   struct Place {
     int64_t count, id;
@@ -117,8 +118,9 @@ void Table::KeepMostFrequent(std::vector<StepPart>* parts, int64_t room, bool fr
       places.push_back({part.counts[list[at].index], part.ids[list[at].index], p, at});
     }
   }
-  std::sort(places.begin(), places.end(),
-            [](const Place& x, const Place& y) { return x.count != y.count ? x.count > y.count : x.id < y.id; });
+  std::sort(places.begin(), places.end(), [](const Place& x, const Place& y) {
+    return x.count != y.count ? x.count > y.count : x.id < y.id;
+  });
   std::vector<std::vector<uint8_t>> kept(parts->size());
   for (size_t p = 0; p < parts->size(); ++p) {
     kept[p].assign(fresh ? (*parts)[p].fresh.size() : (*parts)[p].waiting.size(), 0);
@@ -175,7 +177,8 @@ void Table::Decide(TableStep* step) const {
   if (spec_.admission.kind == AdmissionKind::kCount) {
     DecideCounters(step);
   } else {
-    for (StepPart& part : step->parts) part.dropped.clear();  // counts that another admission left stay as they are
+    for (StepPart& part : step->parts)
+      part.dropped.clear();  // counts that another admission left stay as they are
   }
 }
 

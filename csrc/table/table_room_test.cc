@@ -38,8 +38,8 @@ class Model {
       if (rows_.count(batch.ids[i]) != 0) continue;
       const auto counter = pending_.find(batch.ids[i]);
       const int64_t seen = counter == pending_.end() ? 0 : counter->second.value;
-      const bool admitted =
-          spec_.admission.kind == AdmissionKind::kAll || batch.counts[i] >= spec_.admission.occurrences - seen;
+      const bool admitted = spec_.admission.kind == AdmissionKind::kAll ||
+                            batch.counts[i] >= spec_.admission.occurrences - seen;
       (admitted ? fresh : waiting).push_back(i);
     }
     filtered_ += static_cast<int64_t>(waiting.size());
@@ -123,10 +123,12 @@ class Model {
   int64_t Evict(const std::set<int64_t>& of_call, int64_t fresh) {
     std::vector<std::tuple<bool, int64_t, int64_t, int64_t>> others;
     for (const auto& [id, row] : rows_) {
-      if (of_call.count(id) == 0) others.emplace_back(!Expired(row.time), Rarest() ? row.value : 0, row.time, id);
+      if (of_call.count(id) == 0)
+        others.emplace_back(!Expired(row.time), Rarest() ? row.value : 0, row.time, id);
     }
     std::sort(others.begin(), others.end());
-    const int64_t going = Going(Rows() + fresh - spec_.capacity, spec_.capacity, static_cast<int64_t>(others.size()));
+    const int64_t going =
+        Going(Rows() + fresh - spec_.capacity, spec_.capacity, static_cast<int64_t>(others.size()));
     for (int64_t i = 0; i < going; ++i) {
       gone_.insert(std::get<3>(others[static_cast<size_t>(i)]));
       rows_.erase(std::get<3>(others[static_cast<size_t>(i)]));
@@ -159,7 +161,8 @@ class Model {
   // Leaves in `places` the `room` with most occurrences; returns the others.
   static std::vector<size_t> KeepMostFrequent(const Batch& batch, int64_t room, std::vector<size_t>* places) {
     std::sort(places->begin(), places->end(), [&](size_t x, size_t y) {
-      return batch.counts[x] != batch.counts[y] ? batch.counts[x] > batch.counts[y] : batch.ids[x] < batch.ids[y];
+      return batch.counts[x] != batch.counts[y] ? batch.counts[x] > batch.counts[y]
+                                                : batch.ids[x] < batch.ids[y];
     });
     const size_t stay = std::min(places->size(), static_cast<size_t>(room));
     const std::vector<size_t> others(places->begin() + static_cast<std::ptrdiff_t>(stay), places->end());
@@ -235,7 +238,8 @@ void EqualsTheSpecificationWhenLarge(int kind) {
       batch.ids.push_back(round * kRows + i);
       batch.counts.push_back(1);
       batch.grads.push_back(0.5f);
-      const int64_t times[] = {7, static_cast<int64_t>(dice.Word()), i % 3 ? dice.Between(0, 5) : kHigh, i / 20};
+      const int64_t times[] = {7, static_cast<int64_t>(dice.Word()), i % 3 ? dice.Between(0, 5) : kHigh,
+                               i / 20};
       batch.times.push_back(times[kind]);
     }
     CHECK(table.Update(batch.view(), 0.1f).ok());
@@ -262,7 +266,8 @@ void TheRemovalsAreLimited() {
     CHECK(parts.removed_ids.size() <= 40);
     Changes changes;
     CHECK(table.ReadChanges(parts.numbers.floor, &changes).ok() && changes.removed == parts.removed_ids);
-    if (parts.numbers.floor > 0) CHECK(table.ReadChanges(parts.numbers.floor - 1, &changes).code == Code::kStale);
+    if (parts.numbers.floor > 0)
+      CHECK(table.ReadChanges(parts.numbers.floor - 1, &changes).code == Code::kStale);
   }
   CHECK(table.GetNumbers().floor > 50);
 }

@@ -1,5 +1,5 @@
-// The calls of a table: what they do, what they refuse, and that a refusal changes nothing. That values are those of the
-// Python specification is shown by tests/property.
+// The calls of a table: what they do, what they refuse, and that a refusal changes nothing. That values are
+// those of the Python specification is shown by tests/property.
 #include "table/table.h"
 
 #include <cmath>
@@ -22,7 +22,8 @@ TableSpec Counting(int64_t occurrences) {
 }
 
 // An update with the same gradient everywhere.
-Status Step(Table& table, const std::vector<int64_t>& ids, int64_t count = 1, int64_t time = 0, float grad = 1.0f) {
+Status Step(Table& table, const std::vector<int64_t>& ids, int64_t count = 1, int64_t time = 0,
+            float grad = 1.0f) {
   const std::vector<float> grads(ids.size() * static_cast<size_t>(table.dim()), grad);
   const std::vector<int64_t> counts(ids.size(), count), times(ids.size(), time);
   return table.Update({ids, grads, counts, times}, 1.0f);
@@ -242,13 +243,14 @@ void APlainTableKeepsNoTimes() {
 }
 
 void RoundsToThePrecisionOfTheTable() {
-  for (const auto& [precision, wanted] : {std::pair{Precision::kFloat16, 0.0999755859375f},
-                                          std::pair{Precision::kBfloat16, 0.10009765625f},
-                                          std::pair{Precision::kFloat32, 0.1f}}) {
+  for (const auto& [precision, wanted] :
+       {std::pair{Precision::kFloat16, 0.0999755859375f}, std::pair{Precision::kBfloat16, 0.10009765625f},
+        std::pair{Precision::kFloat32, 0.1f}}) {
     TableSpec spec = PlainSpec(3);
     spec.precision = precision;
     Table table(spec);
-    CHECK(table.Assign(std::vector<int64_t>{1}, std::vector<float>(3, 0.1f), {}).ok() && Value(table, 1) == wanted);
+    CHECK(table.Assign(std::vector<int64_t>{1}, std::vector<float>(3, 0.1f), {}).ok() &&
+          Value(table, 1) == wanted);
   }
 }
 

@@ -42,7 +42,8 @@ void ReadersSeeEachWriteWhole() {
   second.join();
 }
 
-// Writers own ids of their own and know what those must be; the others read, capture and evict what nobody owns.
+// Writers own ids of their own and know what those must be; the others read, capture and evict what nobody
+// owns.
 void NothingIsLost() {
   TableSpec spec = PlainSpec(3);
   spec.admission = AfterCount(2);
@@ -54,7 +55,8 @@ void NothingIsLost() {
     for (int64_t step = 0; step < kSteps; ++step) {
       std::vector<int64_t> ids;
       for (int64_t i = 0; i < 60; ++i) ids.push_back((step % 10 * 30 + i) * kWriters + writer);
-      for (int64_t i = 0; i < 20; ++i) ids.push_back(-1 - (step * 20 + i) * kWriters - writer);  // old, for evict
+      for (int64_t i = 0; i < 20; ++i)
+        ids.push_back(-1 - (step * 20 + i) * kWriters - writer);  // old, for evict
       const std::vector<float> grads(ids.size() * 3, 0.5f);
       const std::vector<int64_t> twos(ids.size(), 1 + step % 2);
       std::vector<int64_t> times(ids.size(), 1000);
@@ -70,7 +72,8 @@ void NothingIsLost() {
     while (!stop) {
       Changes changes, all;
       CHECK(table.Lookup(ids, rows).ok() && table.Contains(ids, present).ok());
-      for (size_t at = 0; at < rows.size(); at += 3) CHECK(rows[at] == rows[at + 1] && rows[at] == rows[at + 2]);
+      for (size_t at = 0; at < rows.size(); at += 3)
+        CHECK(rows[at] == rows[at + 1] && rows[at] == rows[at + 2]);
       CHECK(table.ReadChanges(0, &changes).ok() && table.ReadRows(&all).ok());
       CHECK(table.GetStats().bytes > 0 && PartsOf(table).ids.size() <= 600 + 20 * kSteps * kWriters);
     }
@@ -104,8 +107,8 @@ void NothingIsLost() {
   const Parts parts = PartsOf(table);
   CHECK(parts.numbers.admitted - parts.numbers.evicted == static_cast<int64_t>(parts.ids.size()));
   CHECK(parts.pending_ids.empty() && parts.ids.size() == 660);
-  // An id of place k is in step k / 30 and, but for the first, the one before, of every ten; the first occurrence of each
-  // alone teaches nothing, and steps of odd number admit at once.
+  // An id of place k is in step k / 30 and, but for the first, the one before, of every ten; the first
+  // occurrence of each alone teaches nothing, and steps of odd number admit at once.
   std::vector<float> wanted(660, 0.0f);
   for (int64_t step = 0; step < kSteps; ++step) {
     for (int64_t i = 0; i < 60; ++i) {
@@ -138,9 +141,10 @@ void PackedStepsBesideEverything() {
     ids->clear();
     for (int64_t i = 0; i < 3 * kBags; ++i) ids->push_back(dice.Between(0, dice.Between(1, 5000)));
     out->resize(static_cast<size_t>(kBags * 32));
-    return std::vector<FeatureIds>{{ids->data(), kBags, offsets.data(), out->data()},
-                                   {ids->data() + kBags, kBags, offsets.data(), out->data() + kBags * 8},
-                                   {ids->data() + 2 * kBags, kBags, offsets.data(), out->data() + kBags * 24}};
+    return std::vector<FeatureIds>{
+        {ids->data(), kBags, offsets.data(), out->data()},
+        {ids->data() + kBags, kBags, offsets.data(), out->data() + kBags * 8},
+        {ids->data() + 2 * kBags, kBags, offsets.data(), out->data() + kBags * 24}};
   };
   const auto learn = [&](uint64_t seed) {
     Dice dice(seed);

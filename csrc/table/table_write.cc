@@ -190,8 +190,8 @@ Status Table::Forget(uint64_t mark) {
   });
 }
 
-// Counts the most that so many rows can make a capture keep: what changes and what makes room (which goes in bunches)
-// twice, as buffers double when they grow, and all frequencies. Reads nothing that a writer changes.
+// Counts the most that so many rows can make a capture keep: what changes and what makes room (which goes in
+// bunches) twice, as buffers double when they grow, and all frequencies. Reads nothing that a writer changes.
 bool Table::MustWait(int64_t rows) const {
   if (capture_ == nullptr || spec_.capture_limit < 0 || rows == 0) return false;
   const Content& content = *content_;

@@ -100,14 +100,16 @@ struct Shared {
   std::unique_ptr<Pool> pool;
 };
 
-// Never destroyed: a worker must not outlive what it uses at exit, and other threads may still be running then.
+// Never destroyed: a worker must not outlive what it uses at exit, and other threads may still be running
+// then.
 Shared* shared = nullptr;
 std::once_flag once;
 
 void Start() {
   shared = new Shared;
 #if defined(__unix__) || defined(__APPLE__)
-  pthread_atfork(nullptr, nullptr, [] { shared = new Shared; });  // the child has none of the parent's threads
+  pthread_atfork(nullptr, nullptr,
+                 [] { shared = new Shared; });  // the child has none of the parent's threads
 #endif
 }
 

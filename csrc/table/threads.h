@@ -1,7 +1,7 @@
 // Threads: one pool for the process, for calls that are worth splitting.
 //
-// Thread safety: For may be called from any thread; while one caller uses the pool, others do their tasks alone.
-// Invariants:
+// Thread safety: For may be called from any thread; while one caller uses the pool, others do their tasks
+// alone. Invariants:
 //   1. For returns when every task has ended. What tasks write is seen by the caller.
 //   2. After a fork the child starts with no pool and makes its own.
 #pragma once
@@ -13,7 +13,8 @@ namespace headrace {
 
 class Threads {
  public:
-  // Runs task(0) ... task(tasks - 1), on at most `threads` threads, the caller's among them. Tasks must not throw.
+  // Runs task(0) ... task(tasks - 1), on at most `threads` threads, the caller's among them. Tasks must not
+  // throw.
   template <typename Task>
   static void For(int64_t tasks, int threads, Task&& task) {
     using Plain = std::remove_reference_t<Task>;

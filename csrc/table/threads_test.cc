@@ -44,9 +44,7 @@ void ShortCallsInARow() {
 void CallsMayBeNested() {
   std::atomic<int> ran{0};
   Threads::For(6, 3, [&](int64_t) {
-    Threads::For(5, 3, [&](int64_t) {
-      Threads::For(2, 2, [&](int64_t) { ++ran; });
-    });
+    Threads::For(5, 3, [&](int64_t) { Threads::For(2, 2, [&](int64_t) { ++ran; }); });
   });
   CHECK(ran == 60);
 }
@@ -63,7 +61,8 @@ void ManyMayCall() {
 
 // A child has none of its parent's threads and makes its own.
 void AForkedChildHasItsOwn() {
-#if (defined(__unix__) || defined(__APPLE__)) && !defined(__SANITIZE_THREAD__)  // which allows no threads after a fork
+#if (defined(__unix__) || defined(__APPLE__)) && \
+    !defined(__SANITIZE_THREAD__)  // which allows no threads after a fork
   CHECK(RunsAll(100, 3));
   const pid_t child = fork();
   if (child == 0) {

@@ -1,9 +1,10 @@
-// WriteLock: a table alone, for a write of so many rows. A write that a capture could not keep the old rows of waits
-// here, before it has the lock, until the capture has got further.
+// WriteLock: a table alone, for a write of so many rows. A write that a capture could not keep the old rows
+// of waits here, before it has the lock, until the capture has got further.
 //
 // Thread safety: as a lock guard.
 // Invariants:
-//   1. While a capture is limited to so many bytes, a writer inside never makes it exceed them by more than the
+//   1. While a capture is limited to so many bytes, a writer inside never makes it exceed them by more than
+//   the
 //      doubling of its buffers.
 #pragma once
 
@@ -38,13 +39,15 @@ class WriteLock {
 // Several tables alone. REQUIRES: tables without repetition; rows[i] belongs to tables[i].
 class WriteLocks {
  public:
-  WriteLocks(std::span<Table* const> tables, std::span<const int64_t> rows) : tables_(tables.begin(), tables.end()) {
+  WriteLocks(std::span<Table* const> tables, std::span<const int64_t> rows)
+      : tables_(tables.begin(), tables.end()) {
     std::vector<size_t> order(tables_.size());
     for (size_t i = 0; i < order.size(); ++i) order[i] = i;
     std::sort(order.begin(), order.end(), [&](size_t x, size_t y) { return tables[x] < tables[y]; });
     for (;;) {
       for (size_t i = 0; i < tables.size(); ++i) tables[i]->WaitForCapture(rows[i]);
-      for (const size_t i : order) tables[i]->lock_.lock();  // always in the same order: no two callers wait in a ring
+      for (const size_t i : order)
+        tables[i]->lock_.lock();  // always in the same order: no two callers wait in a ring
       bool wait = false;
       for (size_t i = 0; i < tables.size(); ++i) wait |= tables[i]->MustWait(rows[i]);
       if (!wait) return;

@@ -25,7 +25,8 @@ def open_tables(config: OnlineConfig, *, serving: bool = False) -> dict[str, Tab
         settings = config.table_overrides.get(name, config.tables)
         table = TableConfig(
             name=name, dim=dim, rule=settings.rule, init=settings.init, seed=config.seed,
-            admission=settings.admission, ttl_s=settings.ttl_s,
+            admission=settings.admission, ttl_s=settings.ttl_s, transforms=settings.transforms,
+            storage=settings.storage, schedule=settings.schedule,
         )  # fmt: skip
         tables[name] = open_table(table, serving=serving)
     return tables

@@ -12,8 +12,8 @@ from torch import nn
 from headrace.config import require
 from headrace.data import JoinConfig, Schema
 from headrace.objectives import SamplingCorrection, Where
-from headrace.protocols import Feedback, Source
-from headrace.store import Adagrad, AdmitAll, InitialRow, RowRule, Uniform
+from headrace.protocols import Feedback, RowTransform, Schedule, Source
+from headrace.store import Adagrad, AdmitAll, InitialRow, RowRule, Storage, Uniform
 from headrace.store.admission import Admission
 from headrace.types import Events
 
@@ -32,12 +32,25 @@ class ModelBuilder(Protocol):
 
 @dataclass(frozen=True, kw_only=True)
 class TableSettings:
-    """How the tables of a ranker behave; `ttl_s` in event time, None keeps rows for ever."""
+    """How the tables of a ranker behave: the fields of `TableConfig` that are not a table's own.
+
+    Attributes:
+        rule: How a row learns.
+        init: What a row starts from.
+        admission: Which ids get a row.
+        ttl_s: Seconds of event time after which an untouched row expires; None keeps rows for ever.
+        transforms: Changes of row gradients before the rule.
+        storage: How rows are kept, and how much memory they may take (per table).
+        schedule: What the rule's learning rate is multiplied with in update 1, 2, ...; None: always 1.
+    """
 
     rule: RowRule = field(default_factory=lambda: Adagrad(lr=0.05))
     init: InitialRow = field(default_factory=lambda: Uniform(0.01))
     admission: Admission = field(default_factory=AdmitAll)
     ttl_s: float | None = None
+    transforms: tuple[RowTransform, ...] = ()
+    storage: Storage = field(default_factory=Storage)
+    schedule: Schedule | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,7 +1,7 @@
 """Row clips: bounds on the gradient of each row, before the row rule. `RowTransform`s with a native form.
 
-The native table runs them inside its update and counts the rows that it scaled; what is written here is the
-specification, in float32, one rounding per written operation, so that both give equal bits.
+The native table runs them inside its update; what is written here is the specification, in float32, one rounding per
+written operation, so that both give equal bits.
 """
 
 from __future__ import annotations

@@ -81,13 +81,13 @@ def row_bytes(config: Planned, serving: bool = False) -> int:
 def _held(rows: int, head: int, body: int) -> int:
     """Return the most bytes that heads, rows and map of up to `rows` rows take.
 
-    Chunks: up to 2 MiB of heads and of rows are spare, or as much as is used while the first chunk doubles. Map: 8
-    bytes a place; a stripe grows by an eighth at a load of 0.85 and one of 256 is copied at a time, 10.7 bytes a row;
+    Chunks: up to 2 MiB of heads and of rows are spare, or twice what is used while the first chunk doubles. Map: 8
+    bytes a place; a stripe grows by an eighth at a load of 0.82 and one of 256 is copied at a time, 11.2 bytes a row;
     and each stripe stays as long as its fullest moment needed, six standard deviations above the mean. Bitmaps: 3
     bytes per 16 rows of room, twice when their vectors double.
     """
-    chunks = sum(rows * cell + min(max(_CHUNK, cell), rows * cell) for cell in (head, body))
-    return chunks + rows * 107 // 10 + 1024 * math.isqrt(rows) + (rows + min(rows, _CHUNK_CELLS)) * 3 // 8
+    chunks = sum(rows * cell + min(max(_CHUNK, cell), 2 * rows * cell) for cell in (head, body))
+    return chunks + rows * 112 // 10 + 1024 * math.isqrt(rows) + (rows + min(rows, _CHUNK_CELLS)) * 3 // 8
 
 
 def content_bytes(config: Planned, rows: int, serving: bool = False) -> int:

@@ -184,7 +184,8 @@ class Adam:
 
     A row's t counts the steps of this row, not of the table, so a rare id gets full-sized first steps whenever it
     comes. The two powers are kept as float32 slots, which makes them part of every snapshot and of every bit.
-    Without correction (the lazy form) the powers are not kept and the first steps of a row are smaller.
+    Without correction (the lazy form) the powers are not kept and the first steps of a row are
+    larger, by up to (1 - beta1) / sqrt(1 - beta2): about three times with the usual betas.
 
     Attributes:
         lr: Learning rate.
