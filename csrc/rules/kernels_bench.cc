@@ -1,5 +1,5 @@
 // Microbenchmarks of the kernels; prints nanoseconds a row for every set this processor runs. Build with
-// -DHEADRACE_TESTS=ON, run by hand:
+// `cmake --build build/native --target kernels_bench`, run by hand:
 //   build/native/kernels_bench [dim] [rows]
 // Every number is the median of 15 rounds over rows in random order; 2,000 rows, the standard, stay in the
 // cache.

@@ -166,6 +166,15 @@ void RowsMove(const Kernels& set) {
                   static_cast<size_t>(dim) * sizeof(float));
     }
     CHECK(Same(out, gathered));  // and nothing between the rows was touched
+    std::vector<uint32_t> where;
+    for (int64_t i = 0; i < n; ++i) where.push_back(static_cast<uint32_t>((7 * i + 3) % n));
+    Rows spread(static_cast<size_t>(n * dim)), copied = spread;
+    set.spread(dim, n, where.data(), rows.data(), spread.data());
+    for (size_t i = 0; i < where.size(); ++i) {
+      std::memcpy(copied.data() + i * static_cast<size_t>(dim), rows[where[i]],
+                  static_cast<size_t>(dim) * sizeof(float));
+    }
+    CHECK(Same(spread, copied));
     set.add(dim, grads.data(), sums.data());
     for (size_t j = 0; j < static_cast<size_t>(dim); ++j) CHECK(sums[j] == wanted[j] + grads[j]);
   }

@@ -48,7 +48,7 @@ void PackedStep::Sum(Work& work, int part, std::span<const float* const> grads) 
   const int64_t dim = work.table->dim();
   const size_t count = own.count * static_cast<size_t>(dim);
   float* sums = work.flowed ? own.sums.data() : own.sums.Room(count);
-  if (!work.flowed) std::memset(sums, 0, count * sizeof(float));
+  if (!work.flowed) std::fill_n(sums, count, 0.0f);
   for (size_t k = 0; k < work.features.size(); ++k) {
     const size_t f = work.features[k];
     if (grads[f] == nullptr) continue;

@@ -41,6 +41,7 @@ Status PackedStep::Reset(const Packed& packed, std::span<const FeatureIds> input
     works_[t].flowed = false;
   }
   int64_t total = 0;
+  size_t tasks = 0;
   for (size_t f = 0; f < inputs.size(); ++f) {
     Input& input = inputs_[f];
     input.ids = inputs[f];
@@ -60,11 +61,13 @@ Status PackedStep::Reset(const Packed& packed, std::span<const FeatureIds> input
     const bool large = work.values >= kWorthSplitting && work.values * 2 * threads > total;
     work.split = large && threads > 1 ? std::min(threads, 16) : 1;
     const auto split = static_cast<size_t>(work.split);
+    tasks += split;
     if (work.parts.size() < split) work.parts.resize(split);
     if (work.lists.size() < work.features.size() * split * split)
       work.lists.resize(work.features.size() * split * split);
     work.step.parts.resize(split);
   }
+  tasks_.reserve(tasks);
   return {};
 }
 
@@ -226,6 +229,13 @@ void PackedStep::Write(Work& work, int chunk) {
   const int64_t first = ChunkStart(work, chunk), last = ChunkStart(work, chunk + 1);
   for (size_t k = 0; k < work.features.size(); ++k) {
     const Input& input = inputs_[work.features[k]];
+    const bool direct = input.one_each || features_[work.features[k]].pooling == Pooling::kNone;
+    if (work.split == 1 && direct) {
+      const std::vector<uint32_t>& places = ListOf(work, k, 0, 0).places;
+      ActiveKernels().spread(dim, static_cast<int64_t>(places.size()), places.data(),
+                             work.parts[0].rows.data(), input.ids.out);
+      continue;
+    }
     const int64_t start = ValueAt(input, first), stop = ValueAt(input, last);
     const float** to = Room(&rows, static_cast<size_t>(stop - start));
     for (int part = 0; part < work.split; ++part) {

@@ -120,25 +120,27 @@ class PackedStep {
   std::vector<Input> inputs_;
   std::vector<Work> works_;
   std::vector<int64_t> times_;
+  std::vector<Task> tasks_;
   int64_t bags_ = 0;
 };
 
 // Runs run(work, index) for every part (or chunk) of every table, on several threads.
 template <typename Run>
 Status PackedStep::ForAll(int threads, bool split_only, Run run) {
-  std::vector<Task> tasks;
+  tasks_.clear();  // has room for all since Reset: running tasks cannot fail for want of memory
   for (Work& work : works_) {
     if (work.features.empty() || (split_only && work.split == 1)) continue;
-    for (int index = 0; index < work.split; ++index) tasks.push_back({&work, index});
+    for (int index = 0; index < work.split; ++index) tasks_.push_back({&work, index});
   }
-  std::stable_sort(tasks.begin(), tasks.end(), [](const Task& x, const Task& y) {
-    return x.work->values / x.work->split >
-           y.work->values / y.work->split;  // the longest first: no one waits long
-  });
+  if (tasks_.empty()) return {};
+  std::sort(tasks_.begin(), tasks_.end(),
+            [](const Task& x, const Task& y) {  // the longest first: no one waits long
+              return x.work->values / x.work->split > y.work->values / y.work->split;
+            });
   std::atomic<bool> failed{false};
-  Threads::For(static_cast<int64_t>(tasks.size()), threads, [&](int64_t i) noexcept {
+  Threads::For(static_cast<int64_t>(tasks_.size()), threads, [&](int64_t i) noexcept {
     try {
-      run(*tasks[static_cast<size_t>(i)].work, tasks[static_cast<size_t>(i)].index);
+      run(*tasks_[static_cast<size_t>(i)].work, tasks_[static_cast<size_t>(i)].index);
     } catch (const std::bad_alloc&) {
       failed.store(true);
     }

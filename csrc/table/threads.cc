@@ -24,7 +24,8 @@ inline void Pause() {
 #endif
 }
 
-// Workers sleep until `round` moves, take tasks until there are none, and count themselves out.
+// Workers sleep until `round` moves; who gets a ticket takes tasks until there are none, and counts itself
+// out.
 class Pool {
  public:
   ~Pool() {
@@ -43,11 +44,14 @@ class Pool {
     context_ = context;
     call_ = call;
     next_.store(0, std::memory_order_relaxed);
-    places_.store(helpers, std::memory_order_relaxed);
-    busy_.store(static_cast<int>(workers_.size()), std::memory_order_relaxed);
+    busy_.store(helpers, std::memory_order_relaxed);
+    tickets_.store(helpers, std::memory_order_release);
     round_.fetch_add(1, std::memory_order_release);
     round_.notify_all();
     Work();
+    const int unused =
+        tickets_.exchange(0, std::memory_order_acq_rel);  // nobody waits for who did not wake in time
+    if (unused > 0) busy_.fetch_sub(unused, std::memory_order_acq_rel);
     for (int spins = 0;; ++spins) {
       const int busy = busy_.load(std::memory_order_acquire);
       if (busy == 0) return;
@@ -75,7 +79,8 @@ class Pool {
       round_.wait(seen, std::memory_order_acquire);
       seen = round_.load(std::memory_order_acquire);
       if (stop_.load()) return;
-      if (places_.fetch_sub(1, std::memory_order_relaxed) > 0) Work();
+      if (tickets_.fetch_sub(1, std::memory_order_acq_rel) <= 0) continue;
+      Work();
       if (busy_.fetch_sub(1, std::memory_order_acq_rel) == 1) busy_.notify_all();
     }
   }
@@ -86,7 +91,7 @@ class Pool {
 
   std::vector<std::thread> workers_;
   std::atomic<uint32_t> round_{0};
-  std::atomic<int> places_{0};
+  std::atomic<int> tickets_{0};  // helpers that may still join the round; each is counted in busy_
   std::atomic<int> busy_{0};
   std::atomic<int64_t> next_{0};
   std::atomic<bool> stop_{false};

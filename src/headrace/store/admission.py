@@ -28,7 +28,7 @@ class AdmitAll:
 class AdmitCount:
     """An id gets its row in the update in which its total of occurrences reaches `occurrences`.
 
-    Counting is exact: up to 28 bytes and a map entry per id that is still waiting; expiry forgets counts as it does rows.
+    Counting is exact: up to 28 bytes and a map entry per id that is still waiting; expiry forgets counts as rows.
     With `max_bytes`, about a quarter as many ids may wait as there may be rows; the oldest in event time make room.
 
     Attributes:

@@ -86,7 +86,7 @@ class _Rows(torch.autograd.Function):
         return outputs
 
     @staticmethod
-    @once_differentiable  # type: ignore[untyped-decorator]
+    @once_differentiable
     def backward(ctx: Any, *grads: Tensor | None) -> tuple[None, ...]:
         """Add gradients to the pass."""
         ctx.one.accumulate(grads)
@@ -223,7 +223,7 @@ class EmbeddingCollection(nn.Module):
         values = np.concatenate([item.values.numpy() for item in jagged])
         known, places, counts = np.unique(values, return_inverse=True, return_counts=True)
         times = newest(places.reshape(-1), len(known), jagged, batch.event_times)
-        ids = np.unique(np.concatenate([one.ids for one in sums]))
+        ids = np.unique(np.concatenate([part.ids for part in sums]))
         at = np.searchsorted(known, ids).clip(max=max(len(known) - 1, 0))
         if not len(known) or not bool((known[at] == ids).all()):
             raise StoreError(
@@ -231,8 +231,8 @@ class EmbeddingCollection(nn.Module):
                 expected="the batch that was looked up", do="Pass the whole batch, not a part of it.",
             )  # fmt: skip
         grads = np.zeros((len(ids), sums[0].grads.shape[1]), np.float32)
-        for one in sums:
-            grads[np.searchsorted(ids, one.ids)] += one.grads
+        for part in sums:
+            grads[np.searchsorted(ids, part.ids)] += part.grads
         return ids, grads, counts[at], times[at]
 
     def discard(self) -> None:

@@ -136,7 +136,7 @@ def unpool(grads: FloatArray, offsets: IdArray, pooling: str) -> FloatArray:
         return grads
     lengths = np.diff(offsets)
     if pooling == "mean":
-        grads = grads / np.maximum(lengths, 1)[:, None].astype(np.float32)
+        grads = np.divide(grads, np.maximum(lengths, 1)[:, None].astype(np.float32), dtype=np.float32)
     return np.repeat(grads, lengths, axis=0)
 
 
