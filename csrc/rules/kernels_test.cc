@@ -166,12 +166,12 @@ void RowsMove(const Kernels& set) {
                   static_cast<size_t>(dim) * sizeof(float));
     }
     CHECK(Same(out, gathered));  // and nothing between the rows was touched
-    std::vector<uint32_t> where;
-    for (int64_t i = 0; i < n; ++i) where.push_back(static_cast<uint32_t>((7 * i + 3) % n));
+    std::vector<uint32_t> taken;
+    for (int64_t i = 0; i < n; ++i) taken.push_back(static_cast<uint32_t>((7 * i + 3) % n));
     Rows spread(static_cast<size_t>(n * dim)), copied = spread;
-    set.spread(dim, n, where.data(), rows.data(), spread.data());
-    for (size_t i = 0; i < where.size(); ++i) {
-      std::memcpy(copied.data() + i * static_cast<size_t>(dim), rows[where[i]],
+    set.spread(dim, n, taken.data(), rows.data(), spread.data());
+    for (size_t i = 0; i < taken.size(); ++i) {
+      std::memcpy(copied.data() + i * static_cast<size_t>(dim), rows[taken[i]],
                   static_cast<size_t>(dim) * sizeof(float));
     }
     CHECK(Same(spread, copied));
