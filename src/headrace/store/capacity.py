@@ -113,7 +113,7 @@ def bytes_for(config: Planned, rows: int, serving: bool = False) -> int:
     Example:
         >>> from headrace.store import TableConfig
         >>> round(bytes_for(TableConfig(name="user", dim=16), 1_000_000) / 1e6)
-        189
+        190
     """
     need, shares = content_bytes(config, rows, serving), _shares(config, serving)
     total = need * SHARES // (SHARES - shares)

@@ -241,6 +241,22 @@ class PlainPass:
             self._tables[name].update(*(torch.from_numpy(array) for array in arrays))
 
 
+def _apart(shapes: Sequence[tuple[int, int]]) -> list[Tensor]:
+    """Return tensors of these shapes side by side in one allocation.
+
+    Many small ones would go back to the system and come again, page by page, in every step. They are no views of each
+    other for autograd, because nothing but the memory is shared.
+    """
+    starts = [0]
+    for rows, dim in shapes:
+        starts.append(starts[-1] + (rows * dim + 15) // 16 * 16)  # each begins on a cache line
+    memory = torch.empty(starts[-1], dtype=torch.float32).untyped_storage()
+    return [
+        torch.empty(0, dtype=torch.float32).set_(memory, start, shape, (shape[1], 1))
+        for start, shape in zip(starts, shapes, strict=False)
+    ]
+
+
 class NativeTables:
     """All native tables of a collection, in one native object.
 
@@ -267,14 +283,13 @@ class NativeTables:
 
     def prepared(self, batch: Batch) -> tuple[list[IdArray], list[IdArray], list[Tensor]]:
         """Return values and offsets of every lookup, and an output for each."""
-        values, offsets, outputs, bags = [], [], [], len(batch.event_times)
+        values, offsets, shapes, bags = [], [], [], len(batch.event_times)
         for lookup, dim in zip(self.lookups, self.dims, strict=True):
             jagged = ids_of(batch, lookup)
             values.append(jagged.values.contiguous().numpy())
             offsets.append(jagged.offsets.contiguous().numpy())
-            rows = len(jagged.values) if lookup.pooling == "none" else bags
-            outputs.append(torch.empty((rows, dim), dtype=torch.float32))
-        return values, offsets, outputs
+            shapes.append((len(jagged.values) if lookup.pooling == "none" else bags, dim))
+        return values, offsets, _apart(shapes)
 
     def read(self, batch: Batch) -> list[Tensor]:
         """Return the output of every lookup; nothing is kept."""

@@ -98,13 +98,13 @@ def test_capacity_never_falls_when_the_budget_rises() -> None:
 def test_what_a_row_costs_in_a_large_table() -> None:
     table = TableConfig(name="t", dim=16)
     beside = bytes_for(table, 10**7) * 7 / 8 / 10**7 - row_bytes(table)
-    assert beside == pytest.approx(8 + 8 + 4 + 1 + 10.7 + 3 / 8, abs=0.8)
+    assert beside == pytest.approx(8 + 8 + 4 + 1 + 11.2 + 3 / 8, abs=0.8)
 
 
 def test_the_filter_is_counted() -> None:
     base = content_bytes(config(), 1000)
     waiting = content_bytes(config(admission=AdmitCount(3)), 1000) - base
-    assert waiting > pending_limit(1000) * (20 + 8 + 10.7)
+    assert waiting > pending_limit(1000) * (20 + 8 + 11.2)
     assert content_bytes(config(10**7, admission=AdmitSketch(3, cells_per_bucket=16)), 1000) == base + 4096 * 20
     assert content_bytes(config(admission=AdmitCount(3)), 1000, serving=True) < base
 
