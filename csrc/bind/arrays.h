@@ -64,13 +64,13 @@ Answer Run(Call call) {
   return AsAnswer(status);
 }
 
-// Gives a vector to Python without a copy.
+// Gives a vector to Python without a copy; bytes as uint8.
 template <typename Array, typename T>
 Array Own(std::vector<T>&& values, std::initializer_list<size_t> shape) {
   auto* owned = new std::vector<T>(std::move(values));
   const nb::capsule owner(owned,
                           [](void* pointer) noexcept { delete static_cast<std::vector<T>*>(pointer); });
-  return Array(owned->data(), shape, owner);
+  return Array(reinterpret_cast<typename Array::Scalar*>(owned->data()), shape, owner);
 }
 inline Ids OwnIds(std::vector<int64_t>&& values) {
   const size_t n = values.size();

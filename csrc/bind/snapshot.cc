@@ -4,7 +4,6 @@
 // Thread safety: as the classes bound; the GIL is released while files are read and written.
 #include "bind/snapshot.h"
 
-#include <nanobind/ndarray.h>
 #include <nanobind/stl/optional.h>
 #include <nanobind/stl/pair.h>
 #include <nanobind/stl/string.h>
@@ -19,6 +18,7 @@
 #include <utility>
 #include <vector>
 
+#include "bind/arrays.h"
 #include "snapshot/chain.h"
 #include "snapshot/crc32c.h"
 #include "snapshot/file_reader.h"
@@ -33,11 +33,6 @@ using namespace nb::literals;
 namespace headrace {
 namespace {
 
-using Answer = std::pair<int32_t, int64_t>;
-template <typename T>
-using In1 = nb::ndarray<const T, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
-template <typename T>
-using In2 = nb::ndarray<const T, nb::ndim<2>, nb::c_contig, nb::device::cpu>;
 template <typename T>
 using Out1 = nb::ndarray<nb::numpy, T, nb::ndim<1>>;
 template <typename T>
@@ -54,33 +49,10 @@ using BlockOut = std::tuple<int32_t, Out1<int64_t>, Out1<int64_t>, Out1<int64_t>
 // Header, layout, numbers, totals, digest, bytes.
 using Facts = std::tuple<nb::bytes, LayoutTuple, NumbersTuple, TotalsTuple, uint64_t, uint64_t>;
 
-Answer AsAnswer(Status status) {
-  return {static_cast<int32_t>(status.code), status.detail};
-}
-
-template <typename Call>
-Answer Run(Call call) {
-  Status status;
-  {
-    const nb::gil_scoped_release release;
-    status = call();
-  }
-  return AsAnswer(status);
-}
-
-// Gives a column to Python without a copy; bytes as uint8.
-template <typename To, typename Array, typename T>
-Array Own(std::vector<T>&& values, std::initializer_list<size_t> shape) {
-  auto* owned = new std::vector<T>(std::move(values));
-  const nb::capsule owner(owned,
-                          [](void* pointer) noexcept { delete static_cast<std::vector<T>*>(pointer); });
-  return Array(reinterpret_cast<To*>(owned->data()), shape, owner);
-}
-
 template <typename T>
 Out1<T> Own1(std::vector<T>&& values) {
   const size_t n = values.size();
-  return Own<T, Out1<T>>(std::move(values), {n});
+  return Own<Out1<T>>(std::move(values), {n});
 }
 
 template <typename T>
@@ -124,8 +96,8 @@ BlockOut AsTuple(const Layout& layout, Block&& block) {
           Own1(std::move(block.times)),
           Own1(std::move(block.marks)),
           Own1(std::move(block.frequencies)),
-          Own<uint8_t, Out2<uint8_t>>(std::move(block.rows), {n, static_cast<size_t>(layout.row_bytes)}),
-          Own<float, Out2<float>>(std::move(block.slots), {n, static_cast<size_t>(layout.slots)}),
+          Own<Out2<uint8_t>>(std::move(block.rows), {n, static_cast<size_t>(layout.row_bytes)}),
+          Own<Out2<float>>(std::move(block.slots), {n, static_cast<size_t>(layout.slots)}),
           Own1(std::move(block.pending_ids)),
           Own1(std::move(block.pending_counts)),
           Own1(std::move(block.pending_times)),
@@ -134,7 +106,7 @@ BlockOut AsTuple(const Layout& layout, Block&& block) {
           Own1(std::move(block.forgotten_ids)),
           [&] {
             const size_t bytes = block.sketch.size();
-            return Own<uint8_t, Out1<uint8_t>>(std::move(block.sketch), {bytes});
+            return Own<Out1<uint8_t>>(std::move(block.sketch), {bytes});
           }()};
 }
 
