@@ -9,7 +9,7 @@
 
 namespace headrace {
 
-void PackedStep::SumList(const Input& input, Pooling pooling, const List& list, int64_t first, int64_t last,
+void PackedStep::SumList(const Input& input, Pooling pooling, const List& list, int64_t first,
                          const float* grads, int64_t dim, float* sums) const {
   const Kernels& kernels = ActiveKernels();
   const bool direct = input.one_each || pooling == Pooling::kNone;
@@ -20,7 +20,6 @@ void PackedStep::SumList(const Input& input, Pooling pooling, const List& list, 
   }
   std::vector<float> share(static_cast<size_t>(dim));
   int64_t bag = first, shared = -1;
-  (void)last;
   for (int64_t i = 0; i < n; ++i) {
     const auto at = static_cast<size_t>(i);
     const int64_t position = list.positions.empty() ? i : list.positions[at];
@@ -55,8 +54,7 @@ void PackedStep::Sum(Work& work, int part, std::span<const float* const> grads) 
     for (int chunk = 0; chunk < work.split; ++chunk) {
       const List& list = ListOf(work, k, chunk, part);
       if (work.split > 1 && list.positions.empty()) continue;
-      SumList(inputs_[f], features_[f].pooling, list, ChunkStart(work, chunk), ChunkStart(work, chunk + 1),
-              grads[f], dim, sums);
+      SumList(inputs_[f], features_[f].pooling, list, ChunkStart(work, chunk), grads[f], dim, sums);
     }
   }
   work.step.parts[static_cast<size_t>(part)].grads = sums;

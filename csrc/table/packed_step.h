@@ -111,8 +111,8 @@ class PackedStep {
   void MakeRows(Work& work, Part& part, StepPart& step);
   void Write(Work& work, int chunk);
   void Sum(Work& work, int part, std::span<const float* const> grads);
-  void SumList(const Input& input, Pooling pooling, const List& list, int64_t first, int64_t last,
-               const float* grads, int64_t dim, float* sums) const;
+  void SumList(const Input& input, Pooling pooling, const List& list, int64_t first, const float* grads,
+               int64_t dim, float* sums) const;
   template <typename Run>
   Status ForAll(int threads, bool split_only, Run run);
 

@@ -16,10 +16,8 @@
 // it vanish.
 #if defined(__GNUC__)
 #define HEADRACE_FETCH __attribute__((always_inline)) inline
-#define HEADRACE_FETCH_LAMBDA __attribute__((always_inline))
 #else
 #define HEADRACE_FETCH inline
-#define HEADRACE_FETCH_LAMBDA
 #endif
 
 namespace headrace {

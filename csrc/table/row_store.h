@@ -46,8 +46,6 @@ class RowStore {
                 int64_t fetch_bytes) const;
   void FindAll(std::span<const int64_t> ids, Cell* cells) const;
 
-  HEADRACE_FETCH void FetchPlace(uint64_t hash) const { map_.Fetch(hash); }
-
   // --- one cell ---
   int64_t IdOf(Cell cell) const { return Load<int64_t>(cell, 0); }
   std::byte* Row(Cell cell) { return rows_.At(cell); }
