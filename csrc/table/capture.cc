@@ -148,11 +148,11 @@ void Capture::KeepFrequencies() noexcept {
 // Copies [head][row] of every cell of the stripe that is the capture's. REQUIRES: nothing writes to the
 // store.
 void Capture::Copy(const RowStore& store, Frozen* frozen, int stripe, std::vector<std::byte>* records) const {
-  std::vector<Cell> cells;
+  std::vector<std::pair<Cell, uint64_t>> cells;  // with the hash, where it is known
   if (since_ >= 0) {
-    cells = frozen->Listed(stripe);
+    for (const Cell cell : frozen->Listed(stripe)) cells.emplace_back(cell, 0);
   } else {
-    store.ForEachInStripe(stripe, [&](Cell cell) { cells.push_back(cell); });
+    store.ForEachInStripe(stripe, [&](Cell cell, uint64_t hash) { cells.emplace_back(cell, hash); });
   }
   *records = frozen->Take(stripe);
   const size_t width = static_cast<size_t>(store.record_bytes()),
@@ -160,13 +160,14 @@ void Capture::Copy(const RowStore& store, Frozen* frozen, int stripe, std::vecto
   size_t at = records->size();
   records->resize(at + cells.size() * width);
   for (size_t i = 0; i < cells.size(); ++i) {
-    if (i + kAhead < cells.size()) store.FetchForRead(cells[i + kAhead]);
-    if (frozen->Done(cells[i])) continue;
+    if (i + kAhead < cells.size()) store.FetchForRead(cells[i + kAhead].first);
+    const auto [cell, hash] = cells[i];
+    if (frozen->Done(cell)) continue;
     std::byte* to = records->data() + at;
-    std::memcpy(to, store.Head(cells[i]), heads);
-    std::memcpy(to + heads, store.Row(cells[i]), width - heads);
+    store.CopyHead(cell, hash, to);
+    std::memcpy(to + heads, store.Row(cell), width - heads);
     if (store.keeps_frequencies()) {
-      to[store.layout().frequency_at] = std::byte{FrequencyOf(cells[i], store.Frequency(cells[i]))};
+      to[store.layout().frequency_at] = std::byte{FrequencyOf(cell, store.Frequency(cell))};
     }
     at += width;
   }

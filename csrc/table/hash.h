@@ -18,6 +18,13 @@ inline uint64_t Mix64(uint64_t value) {
   return value ^ (value >> 31);
 }
 
+// The word that Mix64 maps to `value`.
+inline uint64_t Unmix64(uint64_t value) {
+  value = (value ^ (value >> 31) ^ (value >> 62)) * 0x319642B2D24D8EC3ULL;
+  value = (value ^ (value >> 27) ^ (value >> 54)) * 0x96DE1B173F119089ULL;
+  return value ^ (value >> 30) ^ (value >> 60);
+}
+
 // The start of the stream of draws that belongs to (key, id).
 inline uint64_t Stream(uint64_t key, int64_t id) {
   return Mix64(Mix64(static_cast<uint64_t>(id)) ^ key);

@@ -106,8 +106,9 @@ void PackedStep::Find(Work& work, int part) {
 }
 
 // Finds the distinct ids of one list of occurrences of one feature.
-template <bool kCounts, bool kTimes, bool kSimple>
-void PackedStep::Distinct(const Input& input, int64_t bag, List* list, Part* part, RowFinder* finder) const {
+template <bool kCounts, bool kTimes, bool kSimple, bool kHeads>
+void PackedStep::Distinct(const Input& input, int64_t bag, List* list, Part* part,
+                          RowFinder<kHeads>* finder) const {
   const size_t n = kSimple ? static_cast<size_t>(input.ids.n) : list->places.size();
   const bool all = list->positions.empty();
   uint32_t* places = list->places.data();
@@ -164,7 +165,6 @@ void PackedStep::FindDistinct(Work& work, int part) {
       most += list.places.size();
     }
   }
-  const bool counts = table.CountsMatter(), times = table.spec().times;
   own.count = 0;
   for (auto* column : {&own.ids, &own.counts, &own.times}) Room(column, most);
   Room(&own.hashes, most);
@@ -172,9 +172,18 @@ void PackedStep::FindDistinct(Work& work, int part) {
   StepPart& step = work.step.parts[static_cast<size_t>(part)];
   step.cells.resize(most);
   Room(&own.rows, most);
+  table.content_->rows.has_heads() ? LookUp<true>(work, part) : LookUp<false>(work, part);
+}
+
+template <bool kHeads>
+void PackedStep::LookUp(Work& work, int part) {
+  Part& own = work.parts[static_cast<size_t>(part)];
+  const Table& table = *work.table;
+  const bool counts = table.CountsMatter(), times = table.spec().times;
+  StepPart& step = work.step.parts[static_cast<size_t>(part)];
   const int64_t fetch = std::min(EncodedBytes(table.spec().precision, table.dim()), kFetch);
-  RowFinder finder(table.content_->rows, own.ids.data(), own.hashes.data(), step.cells.data(),
-                   own.rows.data(), fetch);
+  RowFinder<kHeads> finder(table.content_->rows, own.ids.data(), own.hashes.data(), step.cells.data(),
+                           own.rows.data(), fetch);
   for (size_t k = 0; k < work.features.size(); ++k) {
     const Input& input = inputs_[work.features[k]];
     const bool simple = work.split == 1 && input.one_each;

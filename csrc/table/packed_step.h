@@ -106,8 +106,10 @@ class PackedStep {
   void Split(Work& work, int chunk);
   void Find(Work& work, int part);
   void FindDistinct(Work& work, int part);
-  template <bool kCounts, bool kTimes, bool kSimple>
-  void Distinct(const Input& input, int64_t bag, List* list, Part* part, RowFinder* finder) const;
+  template <bool kCounts, bool kTimes, bool kSimple, bool kHeads>
+  void Distinct(const Input& input, int64_t bag, List* list, Part* part, RowFinder<kHeads>* finder) const;
+  template <bool kHeads>
+  void LookUp(Work& work, int part);
   void MakeRows(Work& work, Part& part, StepPart& step);
   void Write(Work& work, int chunk);
   void Sum(Work& work, int part, std::span<const float* const> grads);

@@ -15,6 +15,12 @@ int ShiftFor(int64_t cell_bytes) {
   return shift;
 }
 
+// Whether heads would hold nothing but ids; free rows must have room for the free list then.
+bool NeedsNoHeads(const HeadLayout& layout, int64_t row_bytes) {
+  return layout.bytes == static_cast<int32_t>(sizeof(int64_t)) &&
+         row_bytes >= static_cast<int64_t>(sizeof(Cell));
+}
+
 // Several threads may raise the mark of a block at once, all to the same value.
 void Raise(uint32_t* mark, uint32_t to) {
   std::atomic_ref<uint32_t> shared(*mark);
@@ -40,7 +46,8 @@ RowStore::RowStore(HeadLayout layout, int64_t row_bytes)
       row_bytes_(row_bytes),
       fetch_bytes_(std::min(row_bytes, kMaxFetch)),
       heads_(layout.bytes, ShiftFor(layout.bytes)),
-      rows_(row_bytes, ShiftFor(row_bytes)) {
+      rows_(row_bytes, ShiftFor(row_bytes)),
+      map_(NeedsNoHeads(layout, row_bytes)) {
   static std::atomic<uint64_t> stores{
       0};  // no two stores share a version, so content that was swapped is noticed
   version_ = stores.fetch_add(1) << 40;
@@ -53,9 +60,15 @@ void RowStore::FindAll(std::span<const int64_t> ids, const uint64_t* hashes, Cel
 
 void RowStore::FindRows(std::span<const int64_t> ids, const uint64_t* hashes, Cell* cells, const float** rows,
                         int64_t fetch_bytes) const {
-  RowFinder finder(*this, ids.data(), hashes, cells, rows, fetch_bytes);
-  for (size_t i = 0; i < ids.size(); ++i) finder.Push();
-  finder.Finish();
+  const auto find = [&](auto finder) {
+    for (size_t i = 0; i < ids.size(); ++i) finder.Push();
+    finder.Finish();
+  };
+  if (has_heads()) {
+    find(RowFinder<true>(*this, ids.data(), hashes, cells, rows, fetch_bytes));
+  } else {
+    find(RowFinder<false>(*this, ids.data(), hashes, cells, rows, fetch_bytes));
+  }
 }
 
 void RowStore::FindAll(std::span<const int64_t> ids, Cell* cells) const {
@@ -77,7 +90,7 @@ void RowStore::Touch(Cell cell, uint64_t mark) {
 
 void RowStore::ReserveCells(int64_t count) {
   const int64_t wanted = end_ + std::max<int64_t>(count - free_count_, 0);
-  heads_.Grow(wanted);
+  if (has_heads()) heads_.Grow(wanted);
   rows_.Grow(wanted);
   const auto blocks = static_cast<size_t>((wanted + 63) / 64);
   if (live_.size() < blocks) {
@@ -101,7 +114,7 @@ void RowStore::Reserve(std::span<const int64_t> ids) {
 Cell RowStore::Take() {
   Cell cell = free_;
   if (cell != kNoCell) {
-    free_ = Load<Cell>(cell, 0);
+    std::memcpy(&free_, Link(cell), sizeof free_);
     --free_count_;
   } else {
     cell = static_cast<Cell>(end_++);
@@ -113,15 +126,17 @@ Cell RowStore::Take() {
 }
 
 void RowStore::Link(int64_t id, uint64_t hash, Cell cell) {
-  std::memset(heads_.At(cell), 0, static_cast<size_t>(layout_.bytes));
-  Store(cell, 0, id);
+  if (has_heads()) {
+    std::memset(heads_.At(cell), 0, static_cast<size_t>(layout_.bytes));
+    Store(cell, 0, id);
+  }
   map_.Insert(hash, cell);
 }
 
 void RowStore::Erase(int64_t id, Cell cell) {
-  BeforeChange(cell);
+  BeforeChange(id, cell);
   map_.Erase(IdMap::Hash(id), cell);
-  Store(cell, 0, free_);
+  std::memcpy(Link(cell), &free_, sizeof free_);
   free_ = cell;
   ++free_count_;
   --size_;
@@ -129,10 +144,10 @@ void RowStore::Erase(int64_t id, Cell cell) {
   live_[cell >> kBlockBits] &= ~(uint64_t{1} << (cell & 63));
 }
 
+// Copies a cell; the map is the caller's to tell.
 void RowStore::MoveCell(Cell from, Cell to) {
-  std::memcpy(heads_.At(to), heads_.At(from), static_cast<size_t>(layout_.bytes));
+  if (has_heads()) std::memcpy(heads_.At(to), heads_.At(from), static_cast<size_t>(layout_.bytes));
   std::memcpy(rows_.At(to), rows_.At(from), static_cast<size_t>(row_bytes_));
-  map_.Move(IdMap::Hash(IdOf(to)), from, to);
   live_[from >> kBlockBits] &= ~(uint64_t{1} << (from & 63));
   live_[to >> kBlockBits] |= uint64_t{1} << (to & 63);
   if (keeps_marks()) Touch(to, Mark(to));
@@ -141,16 +156,19 @@ void RowStore::MoveCell(Cell from, Cell to) {
 void RowStore::Compact() {
   if (frozen_ != nullptr || free_count_ <= end_ / 4 + 64) return;
   Cell to = 0;
-  for (int64_t from = end_ - 1; from >= size_; --from) {
-    if (!IsLive(static_cast<Cell>(from))) continue;
-    while (IsLive(to)) ++to;
-    MoveCell(static_cast<Cell>(from), to);
+  for (int stripe = 0; stripe < IdMap::kStripeCount; ++stripe) {
+    map_.ForEach(stripe, [&](Cell& cell, uint64_t) {
+      if (static_cast<int64_t>(cell) < size_) return;
+      while (IsLive(to)) ++to;
+      MoveCell(cell, to);
+      cell = to;
+    });
   }
   end_ = size_;
   free_ = kNoCell;
   free_count_ = 0;
   ++version_;
-  heads_.Shrink(end_);
+  if (has_heads()) heads_.Shrink(end_);
   rows_.Shrink(end_);
   const auto blocks = static_cast<size_t>((end_ + 63) / 64);
   live_.resize(blocks);
@@ -179,7 +197,15 @@ void RowStore::Rebase(uint64_t base) {
 std::vector<std::pair<int64_t, Cell>> RowStore::Sorted() const {
   std::vector<std::pair<int64_t, Cell>> all;
   all.reserve(static_cast<size_t>(size_));
-  ForEach([&](Cell cell) { all.emplace_back(IdOf(cell), cell); });
+  if (has_heads()) {
+    ForEach([&](Cell cell) { all.emplace_back(IdOf(cell), cell); });
+  } else {
+    for (int stripe = 0; stripe < IdMap::kStripeCount; ++stripe) {
+      map_.ForEach(stripe, [&](Cell cell, uint64_t hash) {
+        all.emplace_back(static_cast<int64_t>(Unmix64(hash)), cell);
+      });
+    }
+  }
   std::sort(all.begin(), all.end());
   return all;
 }

@@ -3,7 +3,8 @@
 //
 // A head is [id 8][event time 8]?[mark 4]?[frequency 1]? without padding; which of the last three there are
 // is chosen at construction. Heads and rows lie in arrays of their own: a row of 16 floats with its Adagrad
-// state is two cache lines exactly, and a scan of times or marks reads heads alone.
+// state is two cache lines exactly, and a scan of times or marks reads heads alone. Where a head would hold
+// nothing but the id there are no heads: the map's lines are whole, and know the ids.
 //
 // Thread safety: const members may run together. Touch, SetTime, SetFrequency, Frequency, and writes to Row
 // may run together for different cells; Link and map reservations for ids of different stripes too. Anything
@@ -12,11 +13,14 @@
 //   2. A cell is live or free; free cells are handed out before new ones.
 //   3. The mark of a block of 64 cells (and of 64 blocks) is at least that of every live cell in it.
 //   4. While a Frozen is set, no live cell moves.
+//   5. With heads the free list runs through the first bytes of free heads, without through those of free
+//   rows.
 #pragma once
 
 #include <bit>
 #include <cstring>
 #include <span>
+#include <type_traits>
 #include <utility>
 #include <vector>
 
@@ -47,6 +51,8 @@ class RowStore {
   void FindAll(std::span<const int64_t> ids, Cell* cells) const;
 
   // --- one cell ---
+  bool has_heads() const { return !map_.whole(); }
+  // REQUIRES: has_heads.
   int64_t IdOf(Cell cell) const { return Load<int64_t>(cell, 0); }
   std::byte* Row(Cell cell) { return rows_.At(cell); }
   const std::byte* Row(Cell cell) const { return rows_.At(cell); }
@@ -73,7 +79,7 @@ class RowStore {
     for (int64_t at = 0; at < fetch_bytes_; at += 64) __builtin_prefetch(row + at, 1);
   }
   HEADRACE_FETCH void FetchForRead(Cell cell) const {
-    __builtin_prefetch(heads_.At(cell));
+    if (has_heads()) __builtin_prefetch(heads_.At(cell));
     const std::byte* row = rows_.At(cell);
     for (int64_t at = 0; at < fetch_bytes_; at += 64) __builtin_prefetch(row + at);
   }
@@ -106,6 +112,7 @@ class RowStore {
   void ForEach(Visit visit) const;  // visit(cell), in the order of memory; may erase the cell it is given
   template <typename Visit>
   void ForEachChanged(uint64_t since, Visit visit) const;  // visit(cell) for live cells with Mark > since
+  // visit(cell, hash); what CopyHead wants to know of the hash is in it.
   template <typename Visit>
   void ForEachInStripe(int stripe, Visit visit) const {
     map_.ForEach(stripe, visit);
@@ -114,14 +121,23 @@ class RowStore {
 
   // While a capture reads the store, changes of cells it has not read are kept for it. nullptr: none.
   void SetFrozen(Frozen* frozen) { frozen_ = frozen; }
-  // To be called before a live cell's head or row changes.
-  void BeforeChange(Cell cell) {
-    if (frozen_ != nullptr)
-      frozen_->Keep(cell, StripeOf(IdMap::Hash(IdOf(cell))), heads_.At(cell), rows_.At(cell));
+  // To be called before the head or row of a live cell, which is that of `id`, changes.
+  void BeforeChange(int64_t id, Cell cell) {
+    if (frozen_ == nullptr) return;
+    const auto* head = has_heads() ? heads_.At(cell) : reinterpret_cast<const std::byte*>(&id);
+    frozen_->Keep(cell, StripeOf(IdMap::Hash(id)), head, rows_.At(cell));
   }
 
   const HeadLayout& layout() const { return layout_; }
-  const std::byte* Head(Cell cell) const { return heads_.At(cell); }
+  // Writes the head of a cell, layout().bytes; `hash` is what ForEachInStripe gave with the cell.
+  void CopyHead(Cell cell, uint64_t hash, std::byte* out) const {
+    if (has_heads()) {
+      std::memcpy(out, heads_.At(cell), static_cast<size_t>(layout_.bytes));
+      return;
+    }
+    const auto id = static_cast<int64_t>(Unmix64(hash));
+    std::memcpy(out, &id, sizeof id);
+  }
   int64_t row_bytes() const { return row_bytes_; }
   int64_t record_bytes() const { return layout_.bytes + row_bytes_; }
   const std::vector<uint64_t>& live() const { return live_; }
@@ -145,7 +161,9 @@ class RowStore {
   void Store(Cell cell, int32_t at, T value) {
     std::memcpy(heads_.At(cell) + at, &value, sizeof value);
   }
+  template <bool kHeads>
   friend class RowFinder;
+  std::byte* Link(Cell cell) { return has_heads() ? heads_.At(cell) : rows_.At(cell); }
   bool IsLive(Cell cell) const { return (live_[cell >> kBlockBits] >> (cell & 63)) & 1; }
   void MoveCell(Cell from, Cell to);
 
@@ -158,7 +176,7 @@ class RowStore {
   std::vector<uint64_t> live_;          // one bit a cell
   std::vector<uint32_t> block_marks_;   // of 64 cells each, relative to base_
   std::vector<uint32_t> region_marks_;  // of 64 blocks each
-  Cell free_ = kNoCell;                 // the free list runs through the first bytes of the free heads
+  Cell free_ = kNoCell;                 // where the free list begins
   int64_t free_count_ = 0;
   int64_t end_ = 0;  // cells ever handed out are below this number
   int64_t size_ = 0;
@@ -193,18 +211,19 @@ void RowStore::ForEachChanged(uint64_t since, Visit visit) const {
   }
 }
 
-// Looks ids up as they come, in four steps for every id, each kAhead ids behind the one before: fetch its
-// home line; read it, fetch head and row; do that with the next line for the few that are not at home; read
-// the head. So nothing waits for memory that was not asked for some ids earlier, and what the caller does
-// between two ids hides it further.
+// Looks ids up as they come, in steps for every id, each kAhead ids behind the one before: fetch its home
+// line; read it, fetch head and row; do that with the next line for the few that are not at home; read the
+// head, where there is one. So nothing waits for memory that was not asked for some ids earlier, and what the
+// caller does between two ids hides it further.
 //
 // Thread safety: needs the object alone, and a store that nothing writes to.
 // Invariants:
 //   1. After Finish, cells[i] is the cell of ids[i] or kNoCell, and rows[i] where its row begins or nullptr.
+template <bool kHeads>
 class RowFinder {
  public:
   // The arrays are the caller's: ids and hashes are filled up to a place before it is pushed; rows may be
-  // nullptr.
+  // nullptr. REQUIRES: kHeads says whether the store has heads.
   RowFinder(const RowStore& store, const int64_t* ids, const uint64_t* hashes, Cell* cells,
             const float** rows, int64_t fetch_bytes)
       : store_(store), ids_(ids), hashes_(hashes), cells_(cells), rows_(rows), fetch_bytes_(fetch_bytes) {}
@@ -217,14 +236,15 @@ class RowFinder {
 
   // Ends the lookups of all ids that were pushed.
   void Finish() {
-    for (size_t step = count_; step < count_ + 3 * kAhead; ++step) Advance<true>(step);
+    for (size_t step = count_; step < count_ + kSteps * kAhead; ++step) Advance<true>(step);
   }
 
  private:
-  static constexpr size_t kAhead = 16;
+  using Line = std::conditional_t<kHeads, ShortLine, WholeLine>;
+  static constexpr size_t kAhead = 16, kSteps = kHeads ? 3 : 2;
 
   HEADRACE_FETCH void FetchCell(size_t i) {
-    __builtin_prefetch(store_.heads_.At(cells_[i]));
+    if (kHeads) __builtin_prefetch(store_.heads_.At(cells_[i]));
     const std::byte* row = store_.rows_.At(cells_[i]);
     if (rows_ != nullptr) rows_[i] = reinterpret_cast<const float*>(row);
     for (int64_t at = 0; at < fetch_bytes_; at += 64) __builtin_prefetch(row + at);
@@ -234,28 +254,29 @@ class RowFinder {
   HEADRACE_FETCH void Advance(size_t step) {
     if (step >= kAhead && (!kDrain || step - kAhead < count_)) {
       const size_t i = step - kAhead;
-      cells_[i] = store_.map_.Guess(hashes_[i]);
-      if (cells_[i] < IdMap::kFurther) FetchCell(i);
+      cells_[i] = store_.map_.Guess<Line>(hashes_[i]);
+      if (cells_[i] < IdMap::kFurther) {
+        FetchCell(i);
+      } else if (rows_ != nullptr) {
+        rows_[i] = nullptr;
+      }
     }
     if (step >= 2 * kAhead && (!kDrain || step - 2 * kAhead < count_)) {
       const size_t i = step - 2 * kAhead;
       if (cells_[i] == IdMap::kFurther) {
-        cells_[i] = store_.map_.GuessFurther(hashes_[i]);
+        cells_[i] = store_.map_.GuessFurther<Line>(hashes_[i]);
         if (cells_[i] != kNoCell) FetchCell(i);
       }
     }
-    if (step >= 3 * kAhead) Verify(step - 3 * kAhead);
+    if (kHeads && step >= 3 * kAhead) Verify(step - 3 * kAhead);
   }
 
   HEADRACE_FETCH void Verify(size_t i) {
-    if (cells_[i] != kNoCell &&
-        store_.IdOf(cells_[i]) != ids_[i]) {  // another id with the same tag: hardly ever
-      cells_[i] = store_.map_.FindHashed(hashes_[i], ids_[i], store_.heads_);
-      if (rows_ != nullptr && cells_[i] != kNoCell) {
-        rows_[i] = reinterpret_cast<const float*>(store_.rows_.At(cells_[i]));
-      }
-    }
-    if (rows_ != nullptr && cells_[i] == kNoCell) rows_[i] = nullptr;
+    if (cells_[i] == kNoCell || store_.IdOf(cells_[i]) == ids_[i]) return;
+    // Another id with the same tag: hardly ever.
+    cells_[i] = store_.map_.FindHashed(hashes_[i], ids_[i], store_.heads_);
+    if (rows_ == nullptr) return;
+    rows_[i] = cells_[i] == kNoCell ? nullptr : reinterpret_cast<const float*>(store_.rows_.At(cells_[i]));
   }
 
   const RowStore& store_;

@@ -33,7 +33,8 @@ class Model {
     store_.Reserve(ids);
     for (const int64_t id : ids) {
       const Cell cell = store_.Insert(id);
-      CHECK(store_.IdOf(cell) == id && store_.Time(cell) == 0 && store_.Frequency(cell) == 0);
+      CHECK((!store_.has_heads() || store_.IdOf(cell) == id) && store_.Time(cell) == 0 &&
+            store_.Frequency(cell) == 0);
       Change(id, cell);
     }
   }
@@ -72,7 +73,7 @@ class Model {
 
   bool Same(int64_t id, Cell cell) const {
     const Record& record = oracle_.at(id);
-    bool same = store_.IdOf(cell) == id;
+    bool same = !store_.has_heads() || store_.IdOf(cell) == id;
     same &= store_.Time(cell) == (store_.keeps_times() ? record.time : 0);
     same &= store_.Mark(cell) == (store_.keeps_marks() ? record.mark : 0);
     same &= store_.Frequency(cell) == (store_.keeps_frequencies() ? record.frequency : 0);
@@ -102,11 +103,19 @@ class Model {
     std::set<Cell> visited, by_stripe;
     store_.ForEach([&](Cell cell) { visited.insert(cell); });
     for (int stripe = 0; stripe < IdMap::kStripeCount; ++stripe) {
-      store_.ForEachInStripe(stripe, [&](Cell cell) { by_stripe.insert(cell); });
+      store_.ForEachInStripe(stripe, [&](Cell cell, uint64_t hash) {
+        by_stripe.insert(cell);
+        std::byte head[32];
+        store_.CopyHead(cell, hash, head);
+        int64_t id;
+        std::memcpy(&id, head, sizeof id);
+        CHECK(store_.Find(id) == cell);
+      });
     }
     CHECK(visited == distinct && by_stripe == distinct);
     const auto sorted = store_.Sorted();
     CHECK(sorted.size() == oracle_.size() && std::is_sorted(sorted.begin(), sorted.end()));
+    for (const auto& [id, cell] : sorted) CHECK(store_.Find(id) == cell);
   }
 
   void CheckChanged() {

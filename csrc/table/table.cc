@@ -285,7 +285,7 @@ void Table::CommitCounters(const StepPart& part, uint64_t mark) {
   for (const StepPart::Absent& one : part.waiting) {
     int64_t count = 0;
     if (one.counted) {
-      pending.BeforeChange(one.counter);
+      pending.BeforeChange(part.ids[one.index], one.counter);
       std::memcpy(&count, pending.Row(one.counter), sizeof count);
     } else {
       pending.Link(part.ids[one.index], part.hashes[one.index], one.counter);
@@ -309,7 +309,7 @@ void Table::Commit(StepPart& part, uint64_t mark, float lr) {
     if (i < kAhead || part.cells[i - kAhead] == kNoCell) continue;
     const size_t at = i - kAhead;
     const Cell cell = part.cells[at];
-    rows.BeforeChange(cell);
+    rows.BeforeChange(part.ids[at], cell);
     LearnRow(part, static_cast<uint32_t>(at), cell, mark, lr, scratch);
   }
   for (size_t k = 0; k < part.fresh.size(); ++k) {

@@ -64,7 +64,7 @@ Status Table::Assign(std::span<const int64_t> ids, std::span<const float> rows,
     for (size_t i = 0; i < n; ++i) {
       const Cell cell = part.cells[i];
       if (cell == kNoCell) continue;
-      store.BeforeChange(cell);
+      store.BeforeChange(ids[i], cell);
       if (!times.empty()) store.SetTime(cell, std::max(store.Time(cell), times[i]));
       store.Touch(cell, mark);
       WriteRow(cell, rows.data() + i * dim);

@@ -18,6 +18,7 @@ from torch import Tensor
 from headrace.errors import NonFiniteLoss, SchemaError, StoreError
 from headrace.protocols import Table
 from headrace.store.hashing import IdArray
+from headrace.store.output_memory import OutputMemory
 from headrace.store.row_rules import FloatArray
 from headrace.store.table import NativeTable
 from headrace.types import Batch, Jagged
@@ -241,20 +242,8 @@ class PlainPass:
             self._tables[name].update(*(torch.from_numpy(array) for array in arrays))
 
 
-def _apart(shapes: Sequence[tuple[int, int]]) -> list[Tensor]:
-    """Return tensors of these shapes side by side in one allocation.
-
-    Many small ones would go back to the system and come again, page by page, in every step. They are no views of each
-    other for autograd, because nothing but the memory is shared.
-    """
-    starts = [0]
-    for rows, dim in shapes:
-        starts.append(starts[-1] + (rows * dim + 15) // 16 * 16)  # each begins on a cache line
-    memory = torch.empty(starts[-1], dtype=torch.float32).untyped_storage()
-    return [
-        torch.empty(0, dtype=torch.float32).set_(memory, start, shape, (shape[1], 1))
-        for start, shape in zip(starts, shapes, strict=False)
-    ]
+def _array(values: Tensor) -> IdArray:
+    return np.asarray((values if values.is_contiguous() else values.contiguous()).numpy())
 
 
 class NativeTables:
@@ -274,6 +263,7 @@ class NativeTables:
         features = [(self.names.index(lookup.table), POOLINGS.index(lookup.pooling)) for lookup in lookups]
         self.dims = [tables[lookup.table].config.dim for lookup in lookups]
         self.packed: Any = tables[self.names[0]].module.Packed(own, features) if own else None
+        self._memory = OutputMemory()
 
     def rates(self) -> list[float]:
         """Return the learning rate of every table's next update."""
@@ -281,23 +271,25 @@ class NativeTables:
             return [self.tables[name].rate() for name in self.names]
         return self._rates
 
-    def prepared(self, batch: Batch) -> tuple[list[IdArray], list[IdArray], list[Tensor]]:
+    def prepared(self, batch: Batch) -> tuple[list[IdArray], list[IdArray], list[FloatArray]]:
         """Return values and offsets of every lookup, and an output for each."""
         values, offsets, shapes, bags = [], [], [], len(batch.event_times)
+        last, array = torch.empty(0), np.empty(0, np.int64)
         for lookup, dim in zip(self.lookups, self.dims, strict=True):
             jagged = ids_of(batch, lookup)
-            values.append(jagged.values.contiguous().numpy())
-            offsets.append(jagged.offsets.contiguous().numpy())
-            shapes.append((len(jagged.values) if lookup.pooling == "none" else bags, dim))
-        return values, offsets, _apart(shapes)
+            values.append(_array(jagged.values))
+            if jagged.offsets is not last:  # a batch of one id a feature often has one tensor of offsets for all
+                last, array = jagged.offsets, _array(jagged.offsets)
+            offsets.append(array)
+            shapes.append((len(values[-1]) if lookup.pooling == "none" else bags, dim))
+        return values, offsets, self._memory.take(shapes)
 
     def read(self, batch: Batch) -> list[Tensor]:
         """Return the output of every lookup; nothing is kept."""
         values, offsets, outputs = self.prepared(batch)
-        arrays = [output.numpy() for output in outputs]
         bags = len(batch.event_times)
-        self.accept(self.packed.read(values, offsets, arrays, bags, torch.get_num_threads()))
-        return outputs
+        self.accept(self.packed.read(values, offsets, outputs, bags, torch.get_num_threads()))
+        return [torch.from_numpy(output) for output in outputs]
 
     def accept(self, answer: tuple[int, int], table: int = -1) -> None:
         """Raise the error of a call that did not go well."""
@@ -332,11 +324,10 @@ class NativePass:
     def begin(cls, native: NativeTables, batch: Batch) -> tuple[NativePass, list[Tensor]]:
         """Return a pass, and its outputs (it must not hold them: they will hold it)."""
         values, offsets, outputs = native.prepared(batch)
-        arrays = [output.numpy() for output in outputs]
-        times = batch.event_times.contiguous().numpy()
-        answer, step = native.packed.forward(values, offsets, arrays, times, torch.get_num_threads())
+        times = _array(batch.event_times)
+        answer, step = native.packed.forward(values, offsets, outputs, times, torch.get_num_threads())
         native.accept(answer)
-        return cls(native, step), outputs
+        return cls(native, step), [torch.from_numpy(output) for output in outputs]
 
     def accumulate(self, grads: Sequence[Tensor | None]) -> None:
         """Add gradients of the outputs, in the order of the lookups."""
