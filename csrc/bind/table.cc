@@ -93,6 +93,7 @@ void BindSpec(nb::module_& module) {
           "set_victims", [](TableSpec& spec, int32_t kind) { spec.victims = static_cast<Victims>(kind); },
           "kind"_a)
       .def_rw("dim", &TableSpec::dim)
+      .def_rw("lost", &TableSpec::lost)
       .def_rw("serving", &TableSpec::serving)
       .def_rw("times", &TableSpec::times)
       .def_rw("history", &TableSpec::history)
@@ -297,6 +298,11 @@ void BindTable(nb::module_& module) {
              return self.GetNumbers().mark;
            })
       .def("stats", &GetStats)
+      .def("clipping",
+           [](const Table& self) {
+             const Table::Clipping clipping = self.GetClipping();
+             return std::pair(clipping.learned, clipping.clipped);
+           })
       .def("export_parts", &Export);
   BindWrites(table);
 }

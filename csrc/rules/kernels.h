@@ -27,13 +27,22 @@ enum class Precision : int32_t { kFloat32 = 0, kBfloat16 = 1, kFloat16 = 2, kInt
 // Bytes of an encoded row: 4, 2 or 2 a coordinate; int8 is [scale float32][dim int8], rounded up to 4 bytes.
 int64_t EncodedBytes(Precision precision, int64_t dim);
 
-// A clip of a row's gradient:
+// A change of a row's gradient before the rule, most often a clip:
 //   0  none
 //   1  row norm: p[0] is the largest norm
-//   2  CowClip as in the paper, 3 as in its code: p[0] is the ratio, p[1] the lower bound
+//   2  CowClip as in the paper, 3 as in its code: p[0] is the ratio, p[1] the lower bound, p[2] how many leading
+//      coordinates are left alone
+//   4  L2: adds p[0] times the row, which is twice the weight of the penalty; 5 the same times the count
 struct Clip {
   int32_t kind = 0;
   float p[4] = {};
+};
+
+// Where a step of a row stands in time: its update number, 1 for the first, and how many before it the row has
+// missed since it last learned. Only rules that ask for it (RowRule::Paced) look at it.
+struct Pace {
+  uint64_t update = 1;
+  uint32_t missed = 0;
 };
 
 // The stream of random bits with which the row of `id` is rounded by update number `step`.
@@ -44,9 +53,13 @@ struct Kernels {
 
   // One row learns at rate `lr`: changes row[0..dim) and its slots.
   // REQUIRES: row, slots and grad do not overlap; grad is finite; 0 <= lr < infinity.
-  void (*step)(const RowRule& rule, float lr, int64_t dim, float* row, float* slots, const float* grad);
+  void (*step)(const RowRule& rule, float lr, Pace pace, int64_t dim, float* row, float* slots,
+               const float* grad);
 
-  // Scales grad[0..dim), the sum of `count` occurrences, by the clip; returns 1 if it was scaled, else 0.
+  // Multiplies row[0..dim) by base^missed: that factor in float64, then rounded to float32.
+  void (*decay)(double base, uint32_t missed, int64_t dim, float* row);
+
+  // Changes grad[0..dim), the sum of `count` occurrences, by the clip; returns 1 if it was clipped, else 0.
   // REQUIRES: row and grad do not overlap.
   int (*clip)(const Clip& clip, int64_t dim, int64_t count, const float* row, float* grad);
 

@@ -77,7 +77,7 @@ void MeasureSteps(const Work& work) {
     Measure(std::string("step, ") + name, [&] {
       for (size_t i = 0; i < kSamples; ++i) {
         float* row = rows.data + static_cast<int64_t>(work.where[i]) * whole;
-        kernels.step(rule, rule.lr, work.dim, row, row + work.dim,
+        kernels.step(rule, rule.lr, {}, work.dim, row, row + work.dim,
                      work.grads.data + static_cast<int64_t>(i) * work.dim);
       }
     });

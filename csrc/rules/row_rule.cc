@@ -12,7 +12,7 @@ int64_t RowRule::SlotCount(int64_t dim) const {
     case RuleKind::kMomentum:
       return dim;
     case RuleKind::kAdam:
-      return 2 * dim + (p[4] != 0.0f ? 2 : 0);
+      return 2 * dim + (p[4] == 1.0f ? 2 : 0);
     case RuleKind::kFtrl:
     case RuleKind::kGroupFtrl:
       return 2 * dim;

@@ -26,7 +26,7 @@ enum class RuleKind : int32_t {
 //   kSgd             none                                                     no slots
 //   kAdagrad         initial_accumulator, eps                                 n (D)
 //   kAdam            beta1, beta2, eps, weight_decay, 1 if corrected by row   m (D), v (D), and if corrected
-//                                                                             beta1^t, beta2^t
+//                    or 2 by table                                            by row beta1^t, beta2^t
 //   kFtrl            l1, l2, beta                                             z (D), n (D)
 //   kMomentum        momentum, 1 if nesterov                                  mean (D)
 //   kRowWiseAdagrad  initial_accumulator, eps                                 n (1)
@@ -35,6 +35,9 @@ struct RowRule {
   RuleKind kind = RuleKind::kSgd;
   float lr = 0.0f;  // without a schedule; a step is given its own
   float p[5] = {};
+
+  // Whether its steps depend on how many updates a row has missed.
+  bool Paced() const { return kind == RuleKind::kAdam && p[4] == 2.0f; }
 
   // Floats kept beside an embedding of `dim` floats.
   int64_t SlotCount(int64_t dim) const;

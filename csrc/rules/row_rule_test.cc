@@ -26,7 +26,7 @@ std::vector<float> Run(const RowRule& rule, float start, float grad, int steps, 
   const std::vector<float> grads(static_cast<size_t>(dim), grad);
   rule.FreshSlots(dim, slots.data());
   for (int step = 0; step < steps; ++step) {
-    ActiveKernels().step(rule, rule.lr, dim, row.data(), slots.data(), grads.data());
+    ActiveKernels().step(rule, rule.lr, {}, dim, row.data(), slots.data(), grads.data());
   }
   return row;
 }

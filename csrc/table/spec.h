@@ -21,6 +21,7 @@ struct TableSpec {
   InitialRow init;
   Admission admission;
   std::vector<Clip> clips;  // row transforms with a native form, in order
+  float lost = 0.0f;        // part of a row, times the rate, that each update takes which the row misses
   Precision precision = Precision::kFloat32;
   bool serving = false;  // no slots, no admission, no change history, no Update
   bool times = true;     // event times are kept
@@ -31,6 +32,10 @@ struct TableSpec {
   int64_t pending_limit = -1;  // ids that may wait for admission; -1: all
   int64_t removal_limit = -1;  // removals kept; -1: all
   int64_t capture_limit = -1;  // bytes a capture may keep; -1: as many as it takes
+
+  // Whether a row has one slot more, the last: the update in which it last learned, modulo 2^24 and from 1; 0
+  // before the first.
+  bool Paced() const { return rule.Paced() || lost != 0.0f; }
 };
 
 }  // namespace headrace

@@ -45,6 +45,7 @@ struct StepPart {
   std::vector<Cell> rows;       // cells for `fresh`
   std::vector<float> scratch;   // (2 D)
   int64_t filtered = 0;
+  int64_t learned = 0, clipped = 0;  // rows that learned, and those whose gradient a clip made shorter
   int64_t newest = kNever;
   int64_t bad_row = -1;  // first row that is not finite
 
@@ -61,6 +62,7 @@ struct StepPart {
     dropped.clear();
     rows.clear();
     filtered = 0;
+    learned = clipped = 0;
     newest = kNever;
     bad_row = -1;
   }

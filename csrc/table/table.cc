@@ -18,6 +18,7 @@ constexpr size_t kAhead = 16;                             // rows fetched ahead 
 constexpr uint64_t kHistory = uint64_t{1} << 31;          // operations whose changes can be told at most
 constexpr uint64_t kMarkRange = (uint64_t{1} << 32) - 2;  // marks are kept in 32 bits beside a base
 constexpr int kMostFrequent = 255;
+constexpr uint32_t kTurn = uint32_t{1} << 24;  // updates until the numbers of the last slot come again
 
 bool Fits(size_t got, size_t rows, int64_t width) {
   return got == rows * static_cast<size_t>(width);
@@ -39,7 +40,7 @@ Table::Content::Content(const TableSpec& spec, int64_t row_bytes)
 
 Table::Table(const TableSpec& spec) : spec_(spec) {
   if (spec_.serving) spec_.admission = Admission{};
-  slots_ = spec_.serving ? 0 : spec_.rule.SlotCount(spec_.dim);
+  slots_ = spec_.serving ? 0 : spec_.rule.SlotCount(spec_.dim) + (spec_.Paced() ? 1 : 0);
   content_ = std::make_unique<Content>(spec_, RowBytes());
 }
 
@@ -240,6 +241,31 @@ uint64_t Table::Admit(TableStep* step) {
   return mark;
 }
 
+void Table::FreshSlots(Cell cell) {
+  if (slots_ == 0) return;
+  spec_.rule.FreshSlots(spec_.dim, SlotsOf(cell));
+  if (spec_.Paced()) SlotsOf(cell)[slots_ - 1] = 0.0f;
+}
+
+// The part of a row that one missed update leaves.
+double Table::LeftByMissing(float lr) const {
+  return std::max(0.0, 1.0 - static_cast<double>(lr) * static_cast<double>(spec_.lost));
+}
+
+// Notes in the last slot that a row learns now, and returns what it has missed.
+Pace Table::PaceOf(Cell cell, uint64_t mark) {
+  Pace pace{mark, 0};
+  if (!spec_.Paced()) return pace;
+  float& last = SlotsOf(cell)[slots_ - 1];
+  const auto now = static_cast<uint32_t>((mark - 1) % kTurn) + 1;
+  if (last >= 1.0f && last <= static_cast<float>(kTurn)) {
+    const uint32_t missed = (now - static_cast<uint32_t>(last) - 1) % kTurn;
+    pace.missed = missed + 1 < mark ? missed : 0;  // 0 where the slot is from a table that has seen more
+  }
+  last = static_cast<float>(now);
+  return pace;
+}
+
 void Table::BearRow(int64_t id, Cell cell, float* scratch) {
   if (spec_.precision == Precision::kFloat32) {
     spec_.init.Fill(id, spec_.dim, reinterpret_cast<float*>(content_->rows.Row(cell)));
@@ -247,11 +273,10 @@ void Table::BearRow(int64_t id, Cell cell, float* scratch) {
     spec_.init.Fill(id, spec_.dim, scratch);
     ActiveKernels().encode(spec_.precision, spec_.dim, scratch, content_->rows.Row(cell));
   }
-  if (slots_ > 0) spec_.rule.FreshSlots(spec_.dim, SlotsOf(cell));
+  FreshSlots(cell);
 }
 
-void Table::LearnRow(const StepPart& part, uint32_t index, Cell cell, uint64_t mark, float lr,
-                     float* scratch) {
+void Table::LearnRow(StepPart& part, uint32_t index, Cell cell, uint64_t mark, float lr, float* scratch) {
   RowStore& rows = content_->rows;
   const Kernels& kernels = ActiveKernels();
   const int64_t dim = spec_.dim;
@@ -268,12 +293,17 @@ void Table::LearnRow(const StepPart& part, uint32_t index, Cell cell, uint64_t m
     row = scratch + dim;
     kernels.decode(spec_.precision, dim, rows.Row(cell), row);
   }
+  const Pace pace = PaceOf(cell, mark);
+  if (spec_.lost != 0.0f) kernels.decay(LeftByMissing(lr), pace.missed, dim, row);
   if (!spec_.clips.empty()) {
     std::copy(grad, grad + dim, scratch);
-    for (const Clip& clip : spec_.clips) kernels.clip(clip, dim, part.counts[index], row, scratch);
+    int clipped = 0;
+    for (const Clip& clip : spec_.clips) clipped |= kernels.clip(clip, dim, part.counts[index], row, scratch);
+    part.clipped += clipped;
+    ++part.learned;
     grad = scratch;
   }
-  kernels.step(spec_.rule, lr, dim, row, SlotsOf(cell), grad);
+  kernels.step(spec_.rule, lr, pace, dim, row, SlotsOf(cell), grad);
   if (!whole) {
     const uint64_t stream = RoundingStream(spec_.init.key, part.ids[index], mark);
     kernels.encode_stochastic(spec_.precision, dim, row, stream, rows.Row(cell));
@@ -320,6 +350,9 @@ void Table::Commit(StepPart& part, uint64_t mark, float lr) {
     LearnRow(part, one.index, part.rows[k], mark, lr, scratch);
   }
   CommitCounters(part, mark);
+  if (spec_.clips.empty()) return;
+  learned_ += part.learned;
+  clipped_ += part.clipped;
 }
 
 Status Table::Update(const Gradients& step, float lr) {

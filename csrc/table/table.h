@@ -17,6 +17,7 @@
 #pragma once
 
 #include <array>
+#include <atomic>
 #include <condition_variable>
 #include <cstdint>
 #include <memory>
@@ -103,6 +104,13 @@ class Table {
   // Writes go on meanwhile. Refuses kBusy, kNoHistory, kStale. REQUIRES: the table outlives the capture.
   Status Begin(int64_t since, std::unique_ptr<Capture>* out);
 
+  // Rows that have learned, and those of them whose gradient a clip made shorter, since this table was made.
+  // No part of what is exported.
+  struct Clipping {
+    int64_t learned = 0, clipped = 0;
+  };
+  Clipping GetClipping() const { return {learned_.load(), clipped_.load()}; }
+
   Stats GetStats() const;
   Numbers GetNumbers() const;
   const TableSpec& spec() const { return spec_; }
@@ -156,8 +164,11 @@ class Table {
   uint64_t Admit(TableStep* step);                       // evict, take cells, move the mark
   void Commit(StepPart& part, uint64_t mark, float lr);
 
-  void LearnRow(const StepPart& part, uint32_t index, Cell cell, uint64_t mark, float lr, float* scratch);
+  void LearnRow(StepPart& part, uint32_t index, Cell cell, uint64_t mark, float lr, float* scratch);
   void BearRow(int64_t id, Cell cell, float* scratch);
+  void FreshSlots(Cell cell);
+  Pace PaceOf(Cell cell, uint64_t mark);
+  double LeftByMissing(float lr) const;
   void CommitCounters(const StepPart& part, uint64_t mark);
   void DecideCounters(TableStep* step) const;
   static void KeepMostFrequent(std::vector<StepPart>* parts, int64_t room, bool fresh);
@@ -179,6 +190,7 @@ class Table {
 
   TableSpec spec_;
   int64_t slots_ = 0;
+  std::atomic<int64_t> learned_{0}, clipped_{0};
   std::unique_ptr<Content> content_;
   Capture* capture_ = nullptr;  // changes under both locks
   mutable FairLock lock_;

@@ -76,7 +76,7 @@ Status Table::Assign(std::span<const int64_t> ids, std::span<const float> rows,
       store.SetTime(cell, one.time);
       store.Touch(cell, mark);
       WriteRow(cell, rows.data() + one.index * dim);
-      if (slots_ > 0) spec_.rule.FreshSlots(spec_.dim, SlotsOf(cell));
+      FreshSlots(cell);
     }
     KeepWithinLimits();
     return {};

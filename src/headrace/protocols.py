@@ -221,7 +221,11 @@ class Placement:
 
 
 class RowTransform(Protocol):
-    """A change of row gradients before the row rule (CowClip and its like); a frozen dataclass."""
+    """A change of row gradients before the row rule (CowClip and its like); a frozen dataclass.
+
+    It may have `over(rows, grads, counts) -> (N,) bool`, which rows count as clipped (without it: those whose gradient
+    it changes), and `lost_when_missed`, the part of a row, times the rate, that an update takes which the row misses.
+    """
 
     def __call__(self, rows: Tensor, grads: Tensor, counts: Tensor) -> Tensor:
         """Return new gradients (N, D) from rows (N, D), summed gradients (N, D) and occurrence counts (N,)."""

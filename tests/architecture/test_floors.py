@@ -14,6 +14,7 @@ ONLY_IN = {
     "ray": "runtime",
     "rocksdict": "data",
     "confluent_kafka": "data",
+    "optuna": "ranking",
 }
 
 

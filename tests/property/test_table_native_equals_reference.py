@@ -15,6 +15,8 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
 from headrace.errors import HeadraceError
+from headrace.optim import CowClip, RowL2, RowNormClip
+from headrace.protocols import RowTransform
 from headrace.store import (
     FTRL,
     LFU,
@@ -80,7 +82,8 @@ RULES = [
     SGD(lr=0.3), Adagrad(), Adagrad(initial_accumulator=0.0), Adam(), Adam(lr=0.1, beta1=0.0, beta2=0.5),
     FTRL(), FTRL(lr=0.3, l1=0.4, l2=0.1, beta=0.5),
     Momentum(lr=0.2, momentum=0.7), Momentum(lr=0.2, momentum=0.7, nesterov=True), RowWiseAdagrad(),
-    Adam(correction="none"), AdamW(weight_decay=0.1), GroupFTRL(), GroupFTRL(lr=0.3, l1=0.4, l2=0.1),
+    Adam(correction="none"), AdamW(weight_decay=0.1), Adam(lr=0.1, correction="table"),
+    AdamW(beta1=0.0, beta2=0.5, weight_decay=0.1, correction="table"), GroupFTRL(), GroupFTRL(lr=0.3, l1=0.4, l2=0.1),
 ]  # fmt: skip
 INITS = [Zeros(), Constant(0.25), Uniform(), Normal(0.3)]
 ADMISSIONS = [
@@ -96,6 +99,12 @@ STORAGES = [
 SERVING_STORAGES = [
     Storage(), Storage(event_times=False), Storage(serving_precision="float16"), Storage(serving_precision="int8"),
     Storage(max_bytes=10**7), Storage(max_bytes=10**7, serving_precision="int8"),
+]  # fmt: skip
+LAZY = RowL2(weight=0.05, untouched="lazy")
+TRANSFORMS: list[tuple[RowTransform, ...]] = [
+    (), (), (LAZY,), (LAZY, CowClip(ratio=0.5, lower_bound=0.01)),
+    (RowL2(weight=0.1, per="occurrence"), CowClip(order="code", skip=1)),
+    (RowL2(weight=0.5), RowNormClip(max_norm=1.0)),
 ]  # fmt: skip
 CAPACITIES = [None, 1, 4, 13, 30, 130]
 
@@ -135,16 +144,16 @@ class Tables(RuleBasedStateMachine):
         rule_=st.sampled_from(RULES), init=st.sampled_from(INITS), admission=st.sampled_from(ADMISSIONS),
         dim=st.integers(1, 5), seed=st.integers(0, 3), capacity=st.sampled_from(CAPACITIES),
         ttl_s=st.sampled_from([None, None, 20e-6, 9e12]), schedule=st.sampled_from([None, None, Sawtooth()]),
-        data=st.data(),
+        transforms=st.sampled_from(TRANSFORMS), data=st.data(),
     )  # fmt: skip
     def start(
         self, rule_: Any, init: Any, admission: Any, dim: int, seed: int, capacity: int | None, ttl_s: float | None,
-        schedule: Any, data: st.DataObject,
+        schedule: Any, transforms: tuple[RowTransform, ...], data: st.DataObject,
     ) -> None:  # fmt: skip
         storage = data.draw(st.sampled_from(self.storages))
         self.config = TableConfig(
             name="t", dim=dim, rule=rule_, init=init, admission=admission, seed=seed, storage=storage,
-            ttl_s=ttl_s if storage.event_times else None, schedule=schedule,
+            ttl_s=ttl_s if storage.event_times else None, schedule=schedule, transforms=transforms,
         )  # fmt: skip
         self.capacity = capacity if storage.max_bytes is not None else None
         self.reference, self.native = self.opened()
@@ -295,6 +304,7 @@ class Tables(RuleBasedStateMachine):
             return
         assert same(self.reference.state(), self.native.state())
         assert len(self.reference) == len(self.native)
+        assert self.reference.clipping() == self.native.clipping()
         one, other = self.reference.stats(), self.native.stats()
         same_numbers = ("rows", "pending", "admitted", "filtered", "evicted", "capacity", "max_bytes")
         assert all(getattr(one, name) == getattr(other, name) for name in same_numbers), (one, other)

@@ -8,6 +8,7 @@ from pathlib import Path
 from headrace.cli.output import print_json
 from headrace.cli.run import print_report, run_folder
 from headrace.online import build, find_recipe, predict_file, request_file
+from headrace.ranking import as_online
 
 NAME = "predict"
 HELP = "score a file of requests with a run's newest version"
@@ -25,9 +26,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Run the verb."""
-    config = build(find_recipe(arguments.recipe), arguments.settings)
-    folder = run_folder(config, arguments.folder)
-    report = predict_file(config, folder, request_file(arguments.input, config.schema), arguments.output)
+    recipe = build(find_recipe(arguments.recipe), arguments.settings)
+    folder, config = run_folder(recipe, arguments.folder), as_online(recipe)
+    report = predict_file(config, folder, request_file(arguments.input, config.request_schema), arguments.output)
     if arguments.json:
         print_json(report.to_json())
     else:

@@ -1,4 +1,4 @@
-"""`headrace run RECIPE [name=value ...]`: the whole loop in this process, or one role of it."""
+"""`headrace run RECIPE [name=value ...]`: the whole loop here, one role of it, or a ranker fitted offline."""
 
 from __future__ import annotations
 
@@ -12,14 +12,16 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
 from headrace.cli.output import print_json
-from headrace.config import fingerprint
+from headrace.cli.run_search import add_search_arguments, run_search
+from headrace.config import fingerprint, require
 from headrace.loop import Progress as LoopProgress
 from headrace.online import Embedded, RunFolder, build, find_recipe, run_joiner, run_learner, run_publisher
 from headrace.online.config import OnlineConfig
+from headrace.ranking import FitConfig, FitProgress, fit_ranker
 from headrace.types import Report
 
 NAME = "run"
-HELP = "run a recipe: learn from a log or a world, here or as one role of several processes"
+HELP = "run a recipe: learn from a log or a world, here or as one role of several processes; or fit a ranker offline"
 PROCESS_ROLES = ("joiner", "learner", "publisher")
 
 
@@ -30,6 +32,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--folder", type=Path, help="run folder; a run continues there (default: runs/<name>-<hash>)")
     parser.add_argument("--role", choices=PROCESS_ROLES, help="run only this process of the production layout")
     parser.add_argument("--json", action="store_true", help="print the report as one JSON object")
+    add_search_arguments(parser)
 
 
 def stop_on_signals() -> Callable[[], bool]:
@@ -47,16 +50,24 @@ def stop_on_signals() -> Callable[[], bool]:
     return lambda: stopped
 
 
-def run_folder(config: OnlineConfig, folder: Path | None) -> RunFolder:
+def run_folder(config: OnlineConfig | FitConfig, folder: Path | None) -> RunFolder:
     """Return the folder of a run; the default depends on the configuration, so that other settings do not mix."""
     return RunFolder(folder or Path("runs") / f"{config.name}-{fingerprint(config)[:8]}")
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Run the verb."""
+    if arguments.search is not None:
+        require(arguments.role is None, "--role", got=arguments.role, expected="none, with --search")
+        return run_search(arguments)
     config = build(find_recipe(arguments.recipe), arguments.settings)
     folder = run_folder(config, arguments.folder)
     stop = stop_on_signals()
+    if isinstance(config, FitConfig):
+        require(arguments.role is None, "--role", got=arguments.role, expected="none",
+                do="A ranker that is fitted offline has no roles; `headrace serve` serves the result.")  # fmt: skip
+        show(_fitted(config, folder, stop, quiet=arguments.json), f"{config.name}: {folder.root}", arguments.json)
+        return 0
     if arguments.role == "joiner":
         run_joiner(config, folder, stop)
         return 0
@@ -67,11 +78,30 @@ def run(arguments: argparse.Namespace) -> int:
         report = run_learner(config, folder, stop)
     else:
         report = _embedded(config, folder, stop, quiet=arguments.json)
-    if arguments.json:
+    show(report, f"{config.name}: {folder.root}", arguments.json)
+    return 0
+
+
+def show(report: Report, title: str, as_json: bool) -> None:
+    """Print a report as one JSON object or as a table."""
+    if as_json:
         print_json(report.to_json())
     else:
-        print_report(report, f"{config.name}: {folder.root}")
-    return 0
+        print_report(report, title)
+
+
+def _fitted(config: FitConfig, folder: RunFolder, stop: Callable[[], bool], *, quiet: bool) -> Report:
+    columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[numbers]}"), TimeElapsedColumn())
+    with Progress(*columns, console=Console(stderr=True), disable=quiet) as bar:
+        task = bar.add_task(config.name, total=None, numbers="")
+
+        def on_step(done: FitProgress) -> None:
+            numbers = f"epoch {done.step / done.steps_per_epoch:.2f}  loss {done.loss:.4f}"
+            if done.evaluations:
+                numbers += f"  validation AUC {done.evaluations[-1].auc:.4f}"
+            bar.update(task, completed=done.step, total=done.epochs * done.steps_per_epoch, numbers=numbers)
+
+        return fit_ranker(config, folder, on_step=on_step, stop=stop)
 
 
 def _embedded(config: OnlineConfig, folder: RunFolder, stop: Callable[[], bool], *, quiet: bool) -> Report:

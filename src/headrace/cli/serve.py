@@ -9,6 +9,7 @@ from rich.console import Console
 
 from headrace.cli.run import run_folder, stop_on_signals
 from headrace.online import build, find_recipe, run_server
+from headrace.ranking import as_online
 
 NAME = "serve"
 HELP = "serve a run's newest version over HTTP, log what is served, and take feedback"
@@ -25,8 +26,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Run the verb."""
-    config = build(find_recipe(arguments.recipe), arguments.settings)
-    folder = run_folder(config, arguments.folder)
+    recipe = build(find_recipe(arguments.recipe), arguments.settings)
+    folder, config = run_folder(recipe, arguments.folder), as_online(recipe)
     console = Console(stderr=True)
     console.print(f"serving {config.name} from {folder.root} on http://{arguments.host}:{arguments.port}",
                   highlight=False)  # fmt: skip

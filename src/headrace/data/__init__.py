@@ -2,6 +2,7 @@
 
 from headrace.data.collate import Collator, collate
 from headrace.data.evolution import Evolution, plan
+from headrace.data.examples import Examples
 from headrace.data.features import (
     CrossFeature,
     DenseFeature,
@@ -20,9 +21,18 @@ from headrace.data.files import describe, sha256
 from headrace.data.join import EventJoin, EventJoiner, JoinConfig, JoinStats
 from headrace.data.layout import Layout
 from headrace.data.log import EmbeddedLog, Entry, LogSource
+from headrace.data.prepare import prepare
+from headrace.data.prepare_columns import Categories, Category, History, LogBins, Number, Preparation, QuantileBins
+from headrace.data.prepare_split import FoldSplit, HashSplit, OrderSplit, RandomSplit, TimeSplit
+from headrace.data.prepare_statistics import PreparedStatistics
+from headrace.data.prepared_batches import PreparedBatches
+from headrace.data.prepared_files import PreparedData
 from headrace.data.source import FileSource, MemorySource, TableSource
+from headrace.data.statistics_file import load_statistics, save_statistics
 
 __all__ = [
+    "Categories",
+    "Category",
     "Collator",
     "CrossFeature",
     "DenseFeature",
@@ -31,25 +41,42 @@ __all__ = [
     "EventJoin",
     "EventJoiner",
     "Evolution",
+    "Examples",
     "Feature",
     "FileSource",
+    "FoldSplit",
+    "HashSplit",
+    "History",
     "IdFeature",
     "JoinConfig",
     "JoinStats",
     "Label",
     "Layout",
+    "LogBins",
     "LogSource",
     "MemorySource",
     "MultiIdFeature",
+    "Number",
+    "OrderSplit",
+    "Preparation",
+    "PreparedBatches",
+    "PreparedData",
+    "PreparedStatistics",
+    "QuantileBins",
+    "RandomSplit",
     "Scenario",
     "Schema",
     "SequenceFeature",
     "TableSource",
     "TextFeature",
+    "TimeSplit",
     "collate",
     "describe",
     "example_ids",
     "hash_strings",
+    "load_statistics",
     "plan",
+    "prepare",
+    "save_statistics",
     "sha256",
 ]

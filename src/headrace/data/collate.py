@@ -26,6 +26,7 @@ from headrace.data.feature_kinds import (
 )
 from headrace.data.features import Schema
 from headrace.data.hashing import Ids, cross_ids, example_ids, hash_strings, hash_text, is_text
+from headrace.data.prepare_statistics import PreparedStatistics, check_preparation
 from headrace.data.validation import check_columns
 from headrace.errors import ConfigError, DataError, JoinError, SchemaError
 from headrace.types import NO_VERSION, Batch, Events, Jagged, State
@@ -250,14 +251,16 @@ class Collator:
     Args:
         schema: What to read from the rows.
         batch_rows: Rows per learning step.
+        preparation: What raw rows are prepared with before they are read; None: rows come as the schema has them.
 
     Raises:
-        ConfigError: If `batch_rows` is not positive.
+        ConfigError: If `batch_rows` is not positive, or the schema was made for another preparation.
     """
 
-    def __init__(self, schema: Schema, batch_rows: int) -> None:
+    def __init__(self, schema: Schema, batch_rows: int, preparation: PreparedStatistics | None = None) -> None:
         require(batch_rows >= 1, "Collator, batch_rows", got=batch_rows, expected="a positive integer")
-        self.schema, self.batch_rows = schema, batch_rows
+        check_preparation(schema, preparation)
+        self.schema, self.batch_rows, self.preparation = schema, batch_rows, preparation
         self._rest: Events | None = None
 
     def add(self, requests: Events, predictions: Events | None = None, answers: Events | None = None) -> Batch | None:
@@ -277,6 +280,8 @@ class Collator:
                             do="Use EventJoiner to join answers to requests.")  # fmt: skip
         if predictions is not None:
             requests = with_predictions(requests, predictions)
+        if self.preparation is not None:
+            requests = self.preparation.transform(requests)
         self.schema.validate(requests)
         rows = _joined([self._rest, requests])
         whole = len(rows) - len(rows) % self.batch_rows if rows is not None else 0

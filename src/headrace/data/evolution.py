@@ -147,6 +147,9 @@ def plan(old: Schema, new: Schema) -> Evolution:
     changes, problems = _feature_changes(old, new)
     _table_problems(old, new, problems)
     _other_changes(old, new, changes, problems)
+    if old.preparation != new.preparation:
+        changes.append(f"~ preparation: {old.preparation or 'none'} -> {new.preparation or 'none'}")
+        problems.append("other statistics give the ids of prepared columns another meaning")
     if changes and new.version <= old.version:
         problems.append(f"version {new.version} does not follow version {old.version}; a change needs a higher one")
     return Evolution(

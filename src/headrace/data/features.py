@@ -69,9 +69,12 @@ class Schema:
         label: The main label.
         item: Column that names the candidate; with `key` it makes the example id.
         scenario: Which of a few known situations a row belongs to, or None.
-        extra_labels: Further labels, for models with several tasks; `Batch.extra["label/<name>"]` holds them.
+        extra_labels: Further labels, for models with several tasks; `Batch.extra["label/<name>"]` holds them. Null is
+            a label that is not known (yet); it becomes NaN.
         weight: Column with the weight of an example, or None for 1.
         version: Grows with every change (see `evolved`).
+        preparation: Fingerprint of the statistics that made the columns out of raw ones (`PreparedStatistics`), or
+            empty for columns as they come. Other statistics give ids another meaning, so it is part of the schema.
 
     Raises:
         ConfigError: If names are not unique, tables disagree about their width, or a cross names unknown parts.
@@ -91,6 +94,7 @@ class Schema:
     extra_labels: tuple[Label, ...] = ()
     weight: str | None = None
     version: int = 1
+    preparation: str = ""
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "features", tuple(self.features))
@@ -192,8 +196,9 @@ class Schema:
         if only_known:
             self._refuse_unknown(events)
         if training:
-            for label in (self.label, *self.extra_labels):
-                check_labels(events, label.name)
+            check_labels(events, self.label.name)
+            for label in self.extra_labels:
+                check_labels(events, label.name, unknown=True)
             if self.weight is not None:
                 check_labels(events, self.weight)
 
@@ -256,6 +261,7 @@ def _check_parts(schema: Schema) -> None:
     _check_part("item", schema.item, (str,))
     _check_part("weight", schema.weight, (str, type(None)))
     _check_part("version", schema.version, (int,))
+    _check_part("preparation", schema.preparation, (str,))
 
 
 def _check_part(name: str, part: object, kinds: tuple[type, ...]) -> None:
@@ -273,7 +279,9 @@ RESERVED = (
 def _plain(value: object) -> object:
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         content = {item.name: _plain(getattr(value, item.name)) for item in dataclasses.fields(value)}
-        return content if isinstance(value, Schema) else {"type": type(value).__name__, **content}
+        if not isinstance(value, Schema):
+            return {"type": type(value).__name__, **content}
+        return content if value.preparation else {name: item for name, item in content.items() if name != "preparation"}
     return [_plain(item) for item in value] if isinstance(value, tuple) else value
 
 

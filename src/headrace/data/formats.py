@@ -88,6 +88,11 @@ class TextParser:
         self._schema: pa.Schema | None = None
         self.quoted = kind == "csv" if layout.quote is None else layout.quote and kind in ("csv", "tsv")
 
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Column names: the layout's, or those of the header once it was seen."""
+        return tuple(self._names)
+
     def after_header(self, block: Block) -> Block | None:
         """Take the header from the first block of a file that has one; None when nothing is left."""
         if self._kind not in ("csv", "tsv") or self._names:

@@ -48,8 +48,13 @@ def missing(column: str, events: Events, reader: str) -> SchemaError:
     )  # fmt: skip
 
 
-def check_labels(events: Events, name: str) -> None:
+def check_labels(events: Events, name: str, *, unknown: bool = False) -> None:
     """Check that a label or weight column exists, is numeric, and has a finite value in every row.
+
+    Args:
+        events: The rows.
+        name: The column.
+        unknown: Null is allowed, for a label that is not known.
 
     Raises:
         SchemaError: With the number of the first bad row.
@@ -59,7 +64,7 @@ def check_labels(events: Events, name: str) -> None:
     column = events.column(name)
     if not _is_number(column.type) and not pa.types.is_null(column.type):
         raise wrong_type(name, column.type, "numbers")
-    if column.null_count:
+    if column.null_count and not unknown:
         row = int(np.flatnonzero(column.is_null().to_numpy(zero_copy_only=False))[0])
         raise SchemaError(f"Column '{name}', row {row}", got="null", expected="a finite number",
                           do="Rows without a label cannot be learned from; drop them.")  # fmt: skip

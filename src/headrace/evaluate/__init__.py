@@ -1,42 +1,73 @@
-"""Judging: metrics, their uncertainty, progressive validation, claims of papers, and reports."""
+"""Judging: metrics, their uncertainty, comparisons, progressive validation, claims of papers, and reports."""
 
+from headrace.evaluate.accumulate import StreamingEvaluation
+from headrace.evaluate.bootstrap import bootstrap_interval
 from headrace.evaluate.claims import ClaimRecord, ClaimTable, Estimate, Goal, mean_over_blocks, mean_over_seeds
+from headrace.evaluate.grouped_stream import StreamingGroups
 from headrace.evaluate.intervals import Interval, auc_difference, auc_interval, hanley_mcneil_interval
+from headrace.evaluate.judge import Judging, compare, evaluate
 from headrace.evaluate.metrics import (
     auc,
+    average_precision,
     calibration_ratio,
     expected_calibration_error,
     grouped_auc,
     log_loss,
     normalised_entropy,
+    relative_information_gain,
 )
 from headrace.evaluate.page import Plot
 from headrace.evaluate.progressive import ProgressiveMetric
+from headrace.evaluate.ranking import hit_rate, mean_average_precision, mean_reciprocal_rank, ndcg, recall
 from headrace.evaluate.report import Section, history_plots, write_report
+from headrace.evaluate.significance import SeedComparison, compare_seeds, paired_t, sign_flip, wilcoxon
 from headrace.evaluate.streaming import StreamingAUC, Tally
+from headrace.evaluate.verdict import Comparison, Difference, Evaluation, Slice
 
 __all__ = [
     "ClaimRecord",
     "ClaimTable",
+    "Comparison",
+    "Difference",
     "Estimate",
+    "Evaluation",
     "Goal",
     "Interval",
+    "Judging",
     "Plot",
     "ProgressiveMetric",
     "Section",
+    "SeedComparison",
+    "Slice",
     "StreamingAUC",
+    "StreamingEvaluation",
+    "StreamingGroups",
     "Tally",
     "auc",
     "auc_difference",
     "auc_interval",
+    "average_precision",
+    "bootstrap_interval",
     "calibration_ratio",
+    "compare",
+    "compare_seeds",
+    "evaluate",
     "expected_calibration_error",
     "grouped_auc",
     "hanley_mcneil_interval",
     "history_plots",
+    "hit_rate",
     "log_loss",
+    "mean_average_precision",
     "mean_over_blocks",
     "mean_over_seeds",
+    "mean_reciprocal_rank",
+    "ndcg",
     "normalised_entropy",
+    "paired_t",
+    "recall",
+    "relative_information_gain",
+    "sign_flip",
+    "wilcoxon",
     "write_report",
 ]

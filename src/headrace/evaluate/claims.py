@@ -127,15 +127,21 @@ def student_t(freedom: int, confidence: float = CONFIDENCE) -> float:
     require(freedom >= 1, "student_t, freedom", got=freedom, expected="a positive integer")
     require(0 < confidence < 1, "student_t, confidence", got=confidence, expected="a probability in (0, 1)")
     low, high = 0.0, 1.0
-    while _coverage(high, freedom) < confidence:
+    while coverage(high, freedom) < confidence:
         high *= 2
     for _ in range(80):
         middle = (low + high) / 2
-        low, high = (middle, high) if _coverage(middle, freedom) < confidence else (low, middle)
+        low, high = (middle, high) if coverage(middle, freedom) < confidence else (low, middle)
     return high
 
 
-def _coverage(t: float, freedom: int) -> float:
+def coverage(t: float, freedom: int) -> float:
+    """Return how likely a Student variable lies within ±t.
+
+    Example:
+        >>> round(coverage(12.7062, 1), 4)
+        0.95
+    """
     angle = math.atan(t / math.sqrt(freedom))
     odd, square = freedom % 2, math.cos(angle) ** 2
     term, total = (math.cos(angle) if odd else 1.0), 0.0

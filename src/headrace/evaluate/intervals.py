@@ -1,4 +1,4 @@
-"""How sure an AUC is: intervals for one, and for the difference of two on the same rows."""
+"""How sure a number is: intervals from standard errors, and those of one AUC and of the difference of two."""
 
 from __future__ import annotations
 
@@ -11,7 +11,10 @@ from numpy.typing import ArrayLike
 
 from headrace.config import require
 from headrace.errors import DataError
-from headrace.evaluate.metrics import Floats, columns
+from headrace.evaluate.claims import student_t
+from headrace.evaluate.influence import Clusters, auc_influence
+from headrace.evaluate.metrics import columns
+from headrace.evaluate.order import encode
 
 
 class Interval(NamedTuple):
@@ -23,31 +26,50 @@ class Interval(NamedTuple):
     error: float
 
 
-def auc_interval(labels: ArrayLike, scores: ArrayLike, *, confidence: float = 0.95) -> Interval:
+def auc_interval(
+    labels: ArrayLike, scores: ArrayLike, *, weights: ArrayLike | None = None, groups: ArrayLike | None = None,
+    confidence: float = 0.95,
+) -> Interval:  # fmt: skip
     """Return the AUC with DeLong's interval; NaN with fewer than two rows of a class.
 
-    Rows are taken as independent: within one request they are not, and the true interval is wider.
+    Without groups rows are taken as independent: within one request or user they are not, and the true interval is
+    wider. With groups the interval is Obuchowski's, which holds for rows that depend on each other within a group.
 
-    Cost: O(N log N), by mid-ranks.
+    Cost: one sort.
 
     Source:
         DeLong et al., Comparing the Areas under Two or More Correlated Receiver Operating Characteristic Curves (1988);
-        Sun and Xu, Fast Implementation of DeLong's Algorithm (2014).
+        Sun and Xu, Fast Implementation of DeLong's Algorithm (2014); Obuchowski (1997).
     """
-    areas, covariance = _delong(labels, [scores])
-    return _interval(float(areas[0]), float(covariance[0, 0]), confidence)
+    label, score, weight = columns(labels, scores, weights, single=True)
+    found, clusters = auc_influence(label, score, weight), clusters_of(groups, len(label))
+    return interval(found.value, clusters.error(found.rows), confidence, clusters.freedom)
 
 
-def auc_difference(labels: ArrayLike, first: ArrayLike, second: ArrayLike, *, confidence: float = 0.95) -> Interval:
+def auc_difference(
+    labels: ArrayLike, first: ArrayLike, second: ArrayLike, *, weights: ArrayLike | None = None,
+    groups: ArrayLike | None = None, confidence: float = 0.95,
+) -> Interval:  # fmt: skip
     """Return AUC(first) - AUC(second) on the same rows, with DeLong's interval for paired scores.
 
     Example:
         >>> auc_difference([0, 1, 0, 1], [0.1, 0.9, 0.2, 0.8], [0.1, 0.9, 0.2, 0.8]).value
         0.0
     """
-    areas, covariance = _delong(labels, [first, second])
-    variance = covariance[0, 0] + covariance[1, 1] - 2 * covariance[0, 1]
-    return _interval(float(areas[0] - areas[1]), float(variance), confidence)
+    if np.shape(first) != np.shape(second):
+        raise DataError("Scores to compare", got=str([np.shape(first), np.shape(second)]), expected="one length")
+    label, score, weight = columns(labels, first, weights, single=True)
+    one, two = auc_influence(label, score, weight), auc_influence(*columns(labels, second, weights, single=True))
+    clusters = clusters_of(groups, len(label))
+    return interval(one.value - two.value, clusters.error(one.rows - two.rows), confidence, clusters.freedom)
+
+
+def clusters_of(groups: ArrayLike | None, rows: int) -> Clusters:
+    """Return which rows belong together; every row for itself when there are no groups."""
+    if groups is None:
+        return Clusters.rows(rows)
+    found = encode(groups, rows)
+    return Clusters.of(found.codes, found.distinct)
 
 
 def hanley_mcneil_interval(auc: float, positives: float, negatives: float, *, confidence: float = 0.95) -> Interval:
@@ -65,40 +87,18 @@ def hanley_mcneil_interval(auc: float, positives: float, negatives: float, *, co
         return Interval(auc, math.nan, math.nan, math.nan)
     one, two = auc / (2 - auc), 2 * auc * auc / (1 + auc)
     spread = auc * (1 - auc) + (positives - 1) * (one - auc**2) + (negatives - 1) * (two - auc**2)
-    return _interval(auc, max(spread, 0.0) / (positives * negatives), confidence)
+    return interval(auc, math.sqrt(max(spread, 0.0) / (positives * negatives)), confidence)
 
 
-def _interval(value: float, variance: float, confidence: float) -> Interval:
+def interval(value: float, error: float, confidence: float = 0.95, freedom: int | None = None) -> Interval:
+    """Return a number with its interval from its standard error: Student's where there are degrees of freedom.
+
+    Example:
+        >>> interval(1.0, 0.5).high
+        1.9799819922700268
+    """
     require(0 < confidence < 1, "confidence", got=confidence, expected="a share between 0 and 1")
-    error = math.sqrt(max(variance, 0.0)) if not math.isnan(variance) else math.nan
-    reach = NormalDist().inv_cdf(0.5 + confidence / 2) * error
-    return Interval(value, value - reach, value + reach, error)
-
-
-def _delong(labels: ArrayLike, scores: list[ArrayLike]) -> tuple[Floats, Floats]:
-    """Return the AUCs (K,) and their covariance (K, K)."""
-    count = len(scores)
-    if len({np.shape(each) for each in scores}) > 1:
-        raise DataError("Scores to compare", got=str([np.shape(each) for each in scores]), expected="one length")
-    label = columns(labels, scores[0])[0]
-    positive, negative = np.flatnonzero(label == 1), np.flatnonzero(label == 0)
-    m, n = len(positive), len(negative)
-    if m < 2 or n < 2:
-        return np.full(count, np.nan), np.full((count, count), np.nan)
-    areas, of_positives, of_negatives = np.empty(count), np.empty((count, m)), np.empty((count, n))
-    for place, each in enumerate(scores):
-        score = columns(labels, each)[1]
-        ranks = _mid_ranks(np.concatenate([score[positive], score[negative]]))
-        areas[place] = (ranks[:m].sum() - m * (m + 1) / 2) / (m * n)
-        of_positives[place] = (ranks[:m] - _mid_ranks(score[positive])) / n
-        of_negatives[place] = 1 - (ranks[m:] - _mid_ranks(score[negative])) / m
-    covariance = np.cov(of_positives).reshape(count, count) / m + np.cov(of_negatives).reshape(count, count) / n
-    return areas, covariance
-
-
-def _mid_ranks(values: Floats) -> Floats:
-    """Return ranks from 1, ties sharing their mean rank."""
-    _, which, counts = np.unique(values, return_inverse=True, return_counts=True)
-    ends = np.cumsum(counts)
-    middle: Floats = (ends - (counts - 1) / 2).astype(np.float64)
-    return middle[which]
+    if freedom is not None and freedom < 1:
+        return Interval(value, math.nan, math.nan, math.nan)
+    reach = NormalDist().inv_cdf(0.5 + confidence / 2) if freedom is None else student_t(freedom, confidence)
+    return Interval(value, value - reach * error, value + reach * error, error)

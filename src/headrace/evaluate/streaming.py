@@ -10,6 +10,7 @@ import torch
 from headrace.config import require
 from headrace.errors import ConfigError
 from headrace.evaluate.metrics import Floats, area, auc, columns, entropy_ratio, losses
+from headrace.evaluate.order import Integers
 from headrace.types import State, StateValue
 
 LOGIT_LIMIT = 15.0
@@ -71,6 +72,10 @@ class StreamingAUC:
         label, probability, weight = self._all()
         return auc(label, probability, weight)
 
+    def rows(self) -> Floats | None:
+        """Return labels, probabilities and weights, (3, n), while all are kept; else None."""
+        return self._all() if self._counts is None else None
+
     def _all(self) -> Floats:
         if len(self._kept) != 1:
             self._kept = [np.concatenate(self._kept, axis=1) if self._kept else np.zeros((3, 0))]
@@ -80,9 +85,7 @@ class StreamingAUC:
         label, probability, weight = self._all()
         if self._counts is None:
             self._counts = np.zeros((2, self.bins))
-        with np.errstate(divide="ignore"):
-            logit = np.clip(np.log(probability) - np.log1p(-probability), -LOGIT_LIMIT, LOGIT_LIMIT)
-        which = np.minimum(((logit + LOGIT_LIMIT) * (self.bins / (2 * LOGIT_LIMIT))).astype(np.int64), self.bins - 1)
+        which = logit_bins(probability, self.bins)
         self._counts[0] += np.bincount(which, weight * (1 - label), minlength=self.bins)
         self._counts[1] += np.bincount(which, weight * label, minlength=self.bins)
         self._kept = []
@@ -102,6 +105,14 @@ class StreamingAUC:
         assert isinstance(kept, torch.Tensor)
         self._counts = counts.numpy().copy() if isinstance(counts, torch.Tensor) else None
         self._kept, self._rows = [kept.numpy().copy()], int(state["rows"])  # type: ignore[arg-type]
+
+
+def logit_bins(probabilities: Floats, bins: int) -> Integers:
+    """Return the bin of each probability, of equal width in the logit between -15 and 15, (N,)."""
+    with np.errstate(divide="ignore"):
+        logit = np.clip(np.log(probabilities) - np.log1p(-probabilities), -LOGIT_LIMIT, LOGIT_LIMIT)
+    which: Integers = np.minimum(((logit + LOGIT_LIMIT) * (bins / (2 * LOGIT_LIMIT))).astype(np.int64), bins - 1)
+    return which
 
 
 class Tally:

@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import cast
 
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from headrace.config import require
 from headrace.errors import ConfigError, RowRuleMismatch
+from headrace.protocols import Schedule
 from headrace.types import State, StateValue
+
+_STEPS = "headrace_steps"
+"""Where an optimiser's groups count the steps of a schedule."""
 
 
 def dense_tensors(model: nn.Module) -> dict[str, Tensor]:
@@ -91,6 +97,46 @@ def restore_optimizer(optimizer: Optimizer, names: list[str], state: State) -> N
     ]
     slots = {places[name]: _copied(value) for name, value in cast(dict[str, StateValue], state["slots"]).items()}
     optimizer.load_state_dict({"state": slots, "param_groups": groups})
+
+
+class DensePace:
+    """Steps an optimiser at rates that a schedule changes; see `LearnerConfig.dense_schedule`.
+
+    The number of steps stands in the optimiser's groups, so that it is saved and restored with them.
+
+    Args:
+        optimizer: With the rates that the schedule multiplies.
+        schedule: Factor by step; None leaves the rates to whoever sets them.
+    """
+
+    def __init__(self, optimizer: Optimizer, schedule: Schedule | None) -> None:
+        self._optimizer, self._schedule = optimizer, schedule
+        self._rates = [float(group["lr"]) for group in optimizer.param_groups] if schedule is not None else []
+
+    @property
+    def _next(self) -> int:
+        return int(self._optimizer.param_groups[0].get(_STEPS, 0)) + 1
+
+    def factor(self) -> float | None:
+        """Return the factor of the next step; None without a schedule. Changes nothing.
+
+        Raises:
+            ConfigError: If the schedule gives no finite number of at least 0.
+        """
+        if self._schedule is None:
+            return None
+        factor = float(self._schedule(self._next))
+        require(0.0 <= factor < math.inf, f"dense_schedule at step {self._next}", got=factor,
+                expected="a finite factor of at least 0")  # fmt: skip
+        return factor
+
+    def step(self, factor: float | None) -> None:
+        """Take a step at the rates times a factor."""
+        if factor is not None:
+            step = self._next
+            for group, rate in zip(self._optimizer.param_groups, self._rates, strict=True):
+                group["lr"], group[_STEPS] = rate * factor, step
+        self._optimizer.step()
 
 
 def _plain(value: object) -> StateValue:

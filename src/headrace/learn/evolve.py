@@ -9,13 +9,14 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
-from headrace.data.evolution import Block, Evolution, moved
+from headrace.data import Schema
+from headrace.data.evolution import FRESH, Block, Evolution, moved
 from headrace.errors import ConfigError, RowRuleMismatch, SchemaError
 from headrace.learn.learner import RankLearner
 from headrace.learn.learner_state import SavedLearner, read_state
 from headrace.learn.ledger import LEDGER
 from headrace.learn.marks import Mark
-from headrace.nn import InputAxis
+from headrace.nn import InputAxis, InputLayout
 from headrace.types import State, StateValue
 
 
@@ -55,8 +56,8 @@ def evolve(old: State, evolution: Evolution, learner: RankLearner) -> State:
     ).state()  # fmt: skip
 
 
-Layouts = dict[str, tuple[list[Block], int]]
-"""Parameter name to its blocks and their axis."""
+Layouts = dict[str, list[tuple[list[Block], int]]]
+"""Parameter name to its blocks and their axis, for each of its axes over the inputs."""
 
 
 def _check_belongs(saved: SavedLearner, fresh: SavedLearner, evolution: Evolution) -> None:
@@ -83,10 +84,22 @@ def _layouts(model: nn.Module, evolution: Evolution) -> Layouts:
         if features != evolution.new.id_names:
             raise ConfigError("Evolution, the model's features", got=features, expected=str(evolution.new.id_names),
                               do="Build the model over the schema's features in their order.")  # fmt: skip
-        for name, axis in cast(Callable[[], dict[str, InputAxis]], axes)().items():
-            blocks = evolution.blocks(lambda _, width=axis.per_feature: width, dense=axis.per_dense)  # type: ignore[misc]
-            layouts[f"{prefix}.{name}" if prefix else name] = (blocks, axis.axis)
+        for name, layout in cast(Callable[[], dict[str, InputLayout]], axes)().items():
+            told = layout if isinstance(layout, tuple) else (layout,)
+            layouts[f"{prefix}.{name}" if prefix else name] = [(_blocks(evolution, axis), axis.axis) for axis in told]
+            if not told and _inputs(evolution.old) != _inputs(evolution.new):
+                raise SchemaError(f"Evolution, {type(module).__name__}", got="other features, or another order of them",
+                                  expected="the same: what it learned belongs to places of features",
+                                  do="Train a new model.")  # fmt: skip
     return layouts
+
+
+def _blocks(evolution: Evolution, axis: InputAxis) -> list[Block]:
+    return evolution.blocks(lambda _: axis.per_feature, dense=axis.per_dense)
+
+
+def _inputs(schema: Schema) -> list[tuple[str, ...]]:
+    return [tuple(schema.id_names), tuple(schema.dense_names)]
 
 
 def _go_on(name: str, old: StateValue, fresh: StateValue, layouts: Layouts) -> StateValue:
@@ -94,9 +107,9 @@ def _go_on(name: str, old: StateValue, fresh: StateValue, layouts: Layouts) -> S
     assert isinstance(fresh, Tensor)
     if not isinstance(old, Tensor):
         return fresh
-    blocks, axis = layouts.get(name, ([], -1))
-    if blocks and _without(old, axis) == _without(fresh, axis):
-        return moved(old, fresh, blocks, axis=axis)
+    axes = layouts.get(name, [])
+    if axes and _without(old, axes) == _without(fresh, axes):
+        return _moved(old, fresh, axes)
     if old.shape != fresh.shape:
         raise SchemaError(f"Evolution, dense tensor '{name}'", got=f"shape {tuple(old.shape)}",
                           expected=f"{tuple(fresh.shape)}",
@@ -104,9 +117,22 @@ def _go_on(name: str, old: StateValue, fresh: StateValue, layouts: Layouts) -> S
     return old
 
 
-def _without(tensor: Tensor, axis: int) -> list[int]:
+def _without(tensor: Tensor, axes: list[tuple[list[Block], int]]) -> list[int]:
     """Return the sizes of the other axes."""
-    return [size for place, size in enumerate(tensor.shape) if place != axis]
+    return [size for place, size in enumerate(tensor.shape) if all(place != axis for _, axis in axes)]
+
+
+def _moved(old: Tensor, fresh: Tensor, axes: list[tuple[list[Block], int]]) -> Tensor:
+    """Return `fresh` with everything from `old` whose place along every axis has an origin."""
+    (blocks, axis), *others = axes
+    if not others:
+        return moved(old, fresh, blocks, axis=axis)
+    result = fresh.detach().clone()
+    for block in blocks:
+        if block.old != FRESH:
+            into = result.narrow(axis, block.new, block.width)
+            into.copy_(_moved(old.narrow(axis, block.old, block.width), into, others))
+    return result
 
 
 def _slots_go_on(saved: SavedLearner, fresh: SavedLearner, layouts: Layouts) -> State:

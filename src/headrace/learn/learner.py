@@ -13,7 +13,9 @@ from torch.optim import Optimizer
 from headrace.config import known_name, require
 from headrace.data.features import Schema
 from headrace.errors import DataError, NonFiniteLoss, StaleError, StoreError
+from headrace.learn.clipping import clipped_shares, tables_that_clip
 from headrace.learn.dense import (
+    DensePace,
     check_optimizer_state,
     dense_tensors,
     optimizer_settings,
@@ -31,8 +33,8 @@ from headrace.learn.learner_state import (
 )
 from headrace.learn.ledger import LEDGER, open_ledger, record
 from headrace.learn.marks import Mark, TimeLog, VersionMarks
-from headrace.protocols import Objective
-from headrace.store import EmbeddingCollection, Expiry
+from headrace.protocols import Objective, Schedule
+from headrace.store import Clipping, EmbeddingCollection, Expiry
 from headrace.types import Batch, Change, Loss, RowChange, State, Version
 
 
@@ -48,6 +50,8 @@ class LearnerConfig:
             learning knows them. `mean`: the gradient of the loss as it is, a mean over the batch, like the dense
             part; a row in one of 256 examples then takes a 256th of the step, and Adagrad's starting accumulator
             keeps it there for long. For rules made for that (large-batch scaling, CowClip).
+        dense_schedule: What the rates of the dense optimiser's groups are multiplied with in step 1, 2, ...; None:
+            always 1. The rates are those that the optimiser was built with; the step is part of the state.
         freshness: Publish the accepted times of the examples that each version learned. Switch it off for learners
             that never publish: their list would only grow.
         keep_versions: Published versions, before the newest, that changes can still be asked for.
@@ -61,6 +65,7 @@ class LearnerConfig:
     seed: int = 0
     audit: bool = False
     row_gradients: Literal["mean", "sum"] = "sum"
+    dense_schedule: Schedule | None = None
     freshness: bool = True
     keep_versions: int = 8
     schema: Schema | None = None
@@ -68,6 +73,8 @@ class LearnerConfig:
 
     def __post_init__(self) -> None:
         known_name("row_gradients", self.row_gradients, ["mean", "sum"])
+        require(self.dense_schedule is None or callable(self.dense_schedule), "dense_schedule", got=self.dense_schedule,
+                expected="a schedule, from step to factor, or None")  # fmt: skip
         require(self.keep_versions >= 1, "keep_versions", got=self.keep_versions, expected="at least 1")
         if self.schema is None:
             return
@@ -106,6 +113,7 @@ class RankLearner:
         self.model, self.collection, self.optimizer, self.objective = model, collection, optimizer, objective
         self.config = config or LearnerConfig()
         self._names, self._settings = parameter_names(model, optimizer), optimizer_settings(optimizer)
+        self._pace = DensePace(optimizer, self.config.dense_schedule)
         require(any(module is collection for module in model.modules()), "Model", got="no embedding collection inside",
                 expected="the collection that the learner is given", do="Build the model over it.")  # fmt: skip
         elsewhere = sorted({str(p.device) for p in model.parameters() if p.device.type != "cpu"})
@@ -115,6 +123,7 @@ class RankLearner:
         if self.config.audit:
             require(LEDGER not in self.tables, "Tables", got=f"one named '{LEDGER}'", expected="another name")
             self.ledger = self.tables[LEDGER] = cast(LearnedTable, open_ledger())
+        self._clipped = tables_that_clip(collection.tables)
         self.spec = self._describe()
         self._expiry = Expiry(self.tables)
         self._rng = torch.Generator().manual_seed(self.config.seed).get_state()
@@ -141,7 +150,8 @@ class RankLearner:
         """Learn one step from the batch.
 
         Returns:
-            The loss, detached.
+            The loss, detached. Its parts have `clipped/<table>` for every table with a clip: the share of the rows
+            that learned in this step whose gradient was clipped.
 
         Raises:
             NonFiniteLoss: If the loss or a gradient is NaN or infinite; nothing was changed.
@@ -156,7 +166,7 @@ class RankLearner:
         try:
             with torch.random.fork_rng(devices=[]):
                 torch.set_rng_state(self._rng)
-                loss = self._gradients(batch)
+                loss, clipped = self._gradients(batch), self._clipping()
                 self._apply(batch, loss)
         except BaseException:
             with torch.no_grad():
@@ -164,7 +174,10 @@ class RankLearner:
                     buffer.copy_(before)
             self._drop_gradients()
             raise
-        return loss
+        return Loss(loss.total, {**loss.parts, **clipped_shares(clipped, self._clipping())}, loss.logits)
+
+    def _clipping(self) -> dict[str, Clipping]:
+        return {name: table.clipping() for name, table in self._clipped.items()}
 
     def _gradients(self, batch: Batch) -> Loss:
         """Compute loss and gradients; raise unless every one of them is finite."""
@@ -183,6 +196,7 @@ class RankLearner:
 
     def _apply(self, batch: Batch, loss: Loss) -> None:
         """Let tables, dense optimiser and ledger take the step; an error in the middle leaves the learner torn."""
+        factor = self._pace.factor()
         self._torn, before = f"the step after example {self._examples}", self._table_marks()
         try:
             self.collection.apply_gradients(batch)
@@ -190,7 +204,7 @@ class RankLearner:
             if self._table_marks() == before:
                 self._torn = ""  # the tables refused before they moved, and they are the first to move
             raise
-        self.optimizer.step()
+        self._pace.step(factor)
         if self.ledger is not None:
             record(self.ledger, batch)
         self._expiry.advance(int(batch.event_times.max()))

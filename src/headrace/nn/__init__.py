@@ -2,17 +2,104 @@
 
 from __future__ import annotations
 
+from headrace.nn.autoint import AutoInt, FieldAttention
+from headrace.nn.bst import BST, BSTSettings
 from headrace.nn.ctr import DeepFM, LogisticRegression
-from headrace.nn.layers import MLP, InputAxis, embedded, empty_embeddings, generator, linear, pairwise_interactions
+from headrace.nn.dcn import DCN, CrossSettings, DCNv2
+from headrace.nn.dien import DIEN, DIENSettings
+from headrace.nn.din import DIN, DINSettings
+from headrace.nn.dlrm import DLRM
+from headrace.nn.esmm import ESMM
+from headrace.nn.ffm import FFM, ffm_width
+from headrace.nn.fields import FieldInputs, Fields, FlatInputs
+from headrace.nn.finalmlp import FinalMLP, Streams
+from headrace.nn.fm import FM
+from headrace.nn.frequencies import KnownFrequencies, StreamingFrequencies
+from headrace.nn.fwfm import FwFM
+from headrace.nn.gdcn import GDCN, GatedCross
+from headrace.nn.layers import (
+    ACTIVATIONS,
+    MLP,
+    BatchNorm,
+    Hidden,
+    InputAxis,
+    InputLayout,
+    embedded,
+    empty_embeddings,
+    generator,
+    hidden_layers,
+    linear,
+    pairwise_interactions,
+)
+from headrace.nn.masknet import MaskNet, Masks
+from headrace.nn.multi_task import PLE, MMoE, SharedBottom
+from headrace.nn.position import PositionTower
+from headrace.nn.probability import product_logit
+from headrace.nn.sasrec import SASRec, SASRecSettings, Transitions
+from headrace.nn.tasks import GatedTasks, LayeredTasks, LearnedWeights, Tasks
+from headrace.nn.two_tower import TowerInputs, Towers, TwoTower
+from headrace.nn.wide_deep import WideDeep
+from headrace.nn.xdeepfm import CompressedInteractions, XDeepFM
 
 __all__ = [
+    "ACTIVATIONS",
+    "BST",
+    "DCN",
+    "DIEN",
+    "DIN",
+    "DLRM",
+    "ESMM",
+    "FFM",
+    "FM",
+    "GDCN",
     "MLP",
+    "PLE",
+    "AutoInt",
+    "BSTSettings",
+    "BatchNorm",
+    "CompressedInteractions",
+    "CrossSettings",
+    "DCNv2",
+    "DIENSettings",
+    "DINSettings",
     "DeepFM",
+    "FieldAttention",
+    "FieldInputs",
+    "Fields",
+    "FinalMLP",
+    "FlatInputs",
+    "FwFM",
+    "GatedCross",
+    "GatedTasks",
+    "Hidden",
     "InputAxis",
+    "InputLayout",
+    "KnownFrequencies",
+    "LayeredTasks",
+    "LearnedWeights",
     "LogisticRegression",
+    "MMoE",
+    "MaskNet",
+    "Masks",
+    "PositionTower",
+    "SASRec",
+    "SASRecSettings",
+    "SharedBottom",
+    "StreamingFrequencies",
+    "Streams",
+    "Tasks",
+    "TowerInputs",
+    "Towers",
+    "Transitions",
+    "TwoTower",
+    "WideDeep",
+    "XDeepFM",
     "embedded",
     "empty_embeddings",
+    "ffm_width",
     "generator",
+    "hidden_layers",
     "linear",
     "pairwise_interactions",
+    "product_logit",
 ]

@@ -6,19 +6,24 @@ weight and the rest its factor, so that one table serves both terms, and one-dim
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
 
 from headrace.config import require
-from headrace.errors import DataError
-from headrace.nn.layers import MLP, InputAxis, embedded, empty_embeddings, generator, pairwise_interactions
+from headrace.nn.fields import (
+    FACTOR_SPREAD,
+    check_inputs,
+    check_some_features,
+    common_width,
+    dense_columns,
+    log_odds,
+    stacked,
+    start_at,
+)
+from headrace.nn.layers import MLP, InputAxis, embedded, generator, pairwise_interactions
 from headrace.types import Batch
-
-FACTOR_SPREAD = 0.01
-"""Standard deviation of the initial factors of dense columns: small, so that training begins near the linear model."""
 
 
 class LogisticRegression(nn.Module):
@@ -43,15 +48,15 @@ class LogisticRegression(nn.Module):
 
     def __init__(self, embed: nn.Module, features: Sequence[str], dense_dim: int, *, prior: float = 0.5) -> None:
         super().__init__()
-        _check_inputs(features, dense_dim)
+        check_inputs(features, dense_dim)
         self.embed, self.features = embed, tuple(features)
-        self.bias = nn.Parameter(torch.tensor(_logit(prior)))
+        self.bias = nn.Parameter(torch.tensor(log_odds(prior)))
         self.dense_weight = nn.Parameter(torch.zeros(dense_dim))
 
     def forward(self, batch: Batch) -> Tensor:
         """Return logits (B,)."""
         rows = embedded(self.embed(batch), self.features, len(batch))
-        logits_B = self.bias + _dense(batch, self.dense_weight.shape[0]) @ self.dense_weight
+        logits_B = self.bias + dense_columns(batch, self.dense_weight.shape[0]) @ self.dense_weight
         for row_BD in rows:
             logits_B = logits_B + row_BD[:, 0]
         return logits_B
@@ -71,7 +76,7 @@ class DeepFM(nn.Module):
         embed: Maps a batch to `{feature: (B, D)}` with one D >= 2 for all features.
         features: Names of the id features, in the order of the deep network's input.
         dense_dim: Number of dense columns.
-        hidden: Widths of the deep network.
+        hidden: Widths of the deep network; `Hidden` adds batch normalisation.
         dim: D; None finds it out by embedding a batch of no examples.
         dropout: Share of each hidden layer dropped in training.
         seed: Seed of the initial weights; equal arguments give equal weights, whatever was drawn before.
@@ -94,11 +99,10 @@ class DeepFM(nn.Module):
         dim: int | None = None, dropout: float = 0.0, seed: int = 0, prior: float = 0.5,
     ) -> None:  # fmt: skip
         super().__init__()
-        _check_inputs(features, dense_dim)
-        require(len(features) > 0, "DeepFM, features", got=tuple(features), expected="at least one id feature",
-                do="For dense columns alone use LogisticRegression or an MLP.")  # fmt: skip
+        check_inputs(features, dense_dim)
+        check_some_features(features)
         self.embed, self.features = embed, tuple(features)
-        self.dim = _common_width(embed, self.features) if dim is None else dim
+        self.dim = common_width(embed, self.features) if dim is None else dim
         require(self.dim >= 2, "DeepFM, dim", got=self.dim, expected="at least 2: one weight and one factor column")
         draw, factor_dim = generator(seed), self.dim - 1
         self.dense_weight = nn.Parameter(torch.zeros(dense_dim))
@@ -106,18 +110,12 @@ class DeepFM(nn.Module):
             torch.empty(dense_dim, factor_dim).normal_(0.0, FACTOR_SPREAD, generator=draw)
         )
         self.deep = MLP(len(self.features) * factor_dim + dense_dim, hidden, 1, draw, dropout=dropout)
-        with torch.no_grad():
-            self.deep.output.bias.fill_(_logit(prior))
+        start_at(self.deep.output, prior)
 
     def forward(self, batch: Batch) -> Tensor:
         """Return logits (B,)."""
-        rows = embedded(self.embed(batch), self.features, len(batch))
-        for name, row in zip(self.features, rows, strict=True):
-            if row.shape[1] != self.dim:
-                raise DataError(f"Feature '{name}'", got=f"an embedding of width {row.shape[1]}",
-                                expected=f"{self.dim}, as the model was built for")  # fmt: skip
-        rows_BFD = torch.stack(rows, dim=1)
-        dense_BC = _dense(batch, self.dense_weight.shape[0])
+        rows_BFD = stacked(self.embed(batch), self.features, self.dim, len(batch))
+        dense_BC = dense_columns(batch, self.dense_weight.shape[0])
         first_B = rows_BFD[:, :, 0].sum(1) + dense_BC @ self.dense_weight
         factors_BFK = rows_BFD[:, :, 1:]
         fields_BFK = torch.cat([factors_BFK, dense_BC.unsqueeze(2) * self.dense_factors], dim=1)
@@ -131,28 +129,3 @@ class DeepFM(nn.Module):
             "dense_weight": InputAxis(axis=0, per_feature=0, per_dense=1),
             "dense_factors": InputAxis(axis=0, per_feature=0, per_dense=1),
         }
-
-
-def _logit(prior: float) -> float:
-    require(0.0 < prior < 1.0, "prior", got=prior, expected="a rate between 0 and 1")
-    return math.log(prior / (1.0 - prior))
-
-
-def _check_inputs(features: Sequence[str], dense_dim: int) -> None:
-    require(not isinstance(features, str) and len(set(features)) == len(features), "features", got=features,
-            expected="distinct names")  # fmt: skip
-    require(dense_dim >= 0, "dense_dim", got=dense_dim, expected="a number of columns, 0 or more")
-
-
-def _common_width(embed: nn.Module, features: Sequence[str]) -> int:
-    widths = {name: int(rows.shape[-1]) for name, rows in zip(features, empty_embeddings(embed, features), strict=True)}
-    require(len(set(widths.values())) == 1, "DeepFM, dim", got=widths, expected="one width for all features",
-            do="Interactions are inner products: give the features' tables the same dim.")  # fmt: skip
-    return next(iter(widths.values()))
-
-
-def _dense(batch: Batch, columns: int) -> Tensor:
-    if batch.dense.shape[1] != columns:
-        raise DataError("Batch.dense", got=f"{batch.dense.shape[1]} columns", expected=f"{columns}",
-                        do="The model was built for another schema.")  # fmt: skip
-    return batch.dense

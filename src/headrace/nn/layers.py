@@ -4,15 +4,23 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import TypeAlias, overload
 
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import batch_norm
 
-from headrace.config import require
+from headrace.config import known_name, require
 from headrace.errors import ConfigError, DataError, nearest
 from headrace.types import Batch, Jagged
+
+ACTIVATIONS: dict[str, tuple[Callable[[], nn.Module], float]] = {
+    "relu": (nn.ReLU, math.sqrt(2.0)), "leaky_relu": (nn.LeakyReLU, math.sqrt(2.0)), "gelu": (nn.GELU, math.sqrt(2.0)),
+    "silu": (nn.SiLU, math.sqrt(2.0)), "tanh": (nn.Tanh, 1.0), "sigmoid": (nn.Sigmoid, 1.0),
+}  # fmt: skip
+"""Activations of hidden layers by name, with the gain of the initial weights before them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,12 +41,17 @@ class InputAxis:
     per_dense: int
 
 
+InputLayout: TypeAlias = InputAxis | tuple[InputAxis, ...]
+"""One such axis; several, for a weight over pairs of inputs; or none, for a parameter about the inputs of which nobody
+can say which entry is about which: it is refused when features change."""
+
+
 def generator(seed: int) -> torch.Generator:
     """Return a generator of its own for initial weights: the global one is neither read nor moved."""
     return torch.Generator().manual_seed(seed)
 
 
-def linear(inputs: int, outputs: int, draw: torch.Generator, *, gain: float = 1.0) -> nn.Linear:
+def linear(inputs: int, outputs: int, draw: torch.Generator, *, gain: float = 1.0, bias: bool = True) -> nn.Linear:
     """Return a linear layer with uniform weights of variance `gain² / inputs` and zero bias.
 
     Gain `sqrt(2)` keeps the variance through a rectifier, 1 through a linear output.
@@ -47,26 +60,117 @@ def linear(inputs: int, outputs: int, draw: torch.Generator, *, gain: float = 1.
         >>> torch.equal(linear(3, 2, generator(7)).weight, linear(3, 2, generator(7)).weight)
         True
     """
-    layer = nn.Linear(inputs, outputs, device="meta").to_empty(device="cpu")
+    layer = nn.Linear(inputs, outputs, bias=bias, device="meta").to_empty(device="cpu")
     bound = gain * math.sqrt(3.0 / max(inputs, 1))
     with torch.no_grad():
         layer.weight.uniform_(-bound, bound, generator=draw)
-        layer.bias.zero_()
+        if bias:
+            layer.bias.zero_()
     return layer
 
 
-class MLP(nn.Module):
-    """Fully connected rectified layers and one linear output.
+@dataclass(frozen=True, slots=True)
+class Hidden(Sequence[int]):
+    """Hidden layers: their widths, and what comes between them. Goes wherever plain widths go.
+
+    Attributes:
+        widths: Widths of the layers.
+        batch_norm: Normalise each layer's outputs over the batch, before the activation. See `BatchNorm`.
+        activation: One of `ACTIVATIONS`.
+
+    Raises:
+        ConfigError: If the activation is not known.
+
+    Example:
+        >>> list(Hidden((400, 400), batch_norm=True))
+        [400, 400]
+    """
+
+    widths: tuple[int, ...]
+    batch_norm: bool = False
+    activation: str = "relu"
+
+    def __post_init__(self) -> None:
+        known_name("activation", self.activation, list(ACTIVATIONS))
+
+    @overload
+    def __getitem__(self, place: int) -> int: ...
+
+    @overload
+    def __getitem__(self, place: slice) -> tuple[int, ...]: ...
+
+    def __getitem__(self, place: int | slice) -> int | tuple[int, ...]:
+        return self.widths[place]
+
+    def __len__(self) -> int:
+        return len(self.widths)
+
+
+class BatchNorm(nn.BatchNorm1d):
+    """Batch normalisation that also takes a single example, and any number of leading axes.
+
+    In training, values are normalised by mean and variance of the batch, and running ones follow with a momentum of
+    0.1; in evaluation the running ones serve. They are buffers, so they are published and saved with the weights. One
+    example alone has no variance: it is normalised by the running ones, also in training, and does not move them.
+
+    Shapes:
+        (..., width) -> (..., width)
+
+    Source:
+        Ioffe and Szegedy 2015, "Batch Normalization: Accelerating Deep Network Training by Reducing Internal
+        Covariate Shift".
+    """
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        """Return the normalised values."""
+        rows = inputs.reshape(-1, inputs.shape[-1])
+        if len(rows) > 1 or not self.training:
+            return super().forward(rows).reshape(inputs.shape)
+        return batch_norm(inputs, self.running_mean, self.running_var, self.weight, self.bias, eps=self.eps)
+
+
+def hidden_layers(inputs: int, hidden: Sequence[int], draw: torch.Generator, *, dropout: float = 0.0) -> nn.Sequential:
+    """Return hidden layers without an output layer: linear, batch normalisation (if on), activation, dropout (if any).
 
     Args:
         inputs: Width of the input.
-        hidden: Widths of the hidden layers; empty makes a linear layer.
+        hidden: Widths, or `Hidden` with widths, batch normalisation and activation.
+        draw: Where initial weights are drawn from.
+        dropout: Share of every layer that is dropped in training.
+
+    Raises:
+        ConfigError: If a width is not positive or the dropout is not in [0, 1).
+    """
+    chosen = hidden if isinstance(hidden, Hidden) else Hidden(tuple(hidden))
+    widths = [inputs, *chosen.widths]
+    require(all(width >= 1 for width in widths), "MLP widths", got=widths, expected="positive integers")
+    require(0.0 <= dropout < 1.0, "dropout", got=dropout, expected="a share in [0, 1)")
+    activation, gain = ACTIVATIONS[chosen.activation]
+    layers: list[nn.Module] = []
+    for before, after in itertools.pairwise(widths):
+        layers.append(linear(before, after, draw, gain=gain))
+        layers += [BatchNorm(after)] if chosen.batch_norm else []
+        layers.append(activation())
+        layers += [nn.Dropout(dropout)] if dropout else []
+    return nn.Sequential(*layers)
+
+
+class MLP(nn.Module):
+    """Fully connected layers and one linear output; rectified unless `Hidden` says otherwise.
+
+    Args:
+        inputs: Width of the input.
+        hidden: Widths of the hidden layers; empty makes a linear layer. `Hidden` adds batch normalisation and other
+            activations.
         outputs: Width of the output.
         draw: Where initial weights are drawn from.
         dropout: Share of every hidden layer that is dropped in training.
 
     Shapes:
         (..., inputs) -> (..., outputs)
+
+    Cost:
+        O(sum of products of neighbouring widths) per example.
 
     Raises:
         ConfigError: If a width is not positive or the dropout is not in [0, 1).
@@ -76,15 +180,9 @@ class MLP(nn.Module):
         self, inputs: int, hidden: Sequence[int], outputs: int, draw: torch.Generator, *, dropout: float = 0.0
     ) -> None:
         super().__init__()
-        widths = [inputs, *hidden]
-        require(all(width >= 1 for width in [*widths, outputs]), "MLP widths", got=[*widths, outputs],
-                expected="positive integers")  # fmt: skip
-        require(0.0 <= dropout < 1.0, "dropout", got=dropout, expected="a share in [0, 1)")
-        layers: list[nn.Module] = []
-        for before, after in itertools.pairwise(widths):
-            layers += [linear(before, after, draw, gain=math.sqrt(2.0)), nn.ReLU()]
-            layers += [nn.Dropout(dropout)] if dropout else []
-        self.layers = nn.Sequential(*layers, linear(widths[-1], outputs, draw))
+        require(outputs >= 1, "MLP widths", got=outputs, expected="positive integers")
+        layers = hidden_layers(inputs, hidden, draw, dropout=dropout)
+        self.layers = nn.Sequential(*layers, linear(hidden[-1] if hidden else inputs, outputs, draw))
 
     @property
     def output(self) -> nn.Linear:

@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+from headrace.objectives.auxiliary import WithAuxiliary
+from headrace.objectives.candidates import with_candidates, with_item_rows
+from headrace.objectives.delayed import DelayedLogLoss
+from headrace.objectives.multi_task import ESMMLoss, MultiTask
+from headrace.objectives.retrieval import NextItem, SampledSoftmax
 from headrace.objectives.sampling import (
     SamplingCorrection,
     Where,
@@ -12,10 +17,18 @@ from headrace.objectives.sampling import (
 from headrace.objectives.supervised import LogLoss
 
 __all__ = [
+    "DelayedLogLoss",
+    "ESMMLoss",
     "LogLoss",
+    "MultiTask",
+    "NextItem",
+    "SampledSoftmax",
     "SamplingCorrection",
     "Where",
+    "WithAuxiliary",
     "check_applied_once",
     "correct_logit",
     "correct_probability",
+    "with_candidates",
+    "with_item_rows",
 ]

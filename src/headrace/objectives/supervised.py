@@ -64,7 +64,7 @@ class LogLoss:
                 such row and its example id.
         """
         check_examples(batch)
-        self._check_rates(batch)
+        check_rates(batch, self.sampling)
         logits_B = model(batch)
         if logits_B.shape != batch.labels.shape:
             raise DataError("Model output", got=f"shape {tuple(logits_B.shape)}",
@@ -78,19 +78,25 @@ class LogLoss:
         total = losses_B.sum() / len(batch)
         return Loss(total, {"log_loss": float(total.detach())}, logits_B.detach())
 
-    def _check_rates(self, batch: Batch) -> None:
-        if self.correction == "weights":
-            wrong_B = ~((batch.sample_rates > 0) & (batch.sample_rates <= 1))
-            _refuse(batch, wrong_B, "sample rate", batch.sample_rates, "a share in (0, 1]", "Check the joiner.")
-            return
-        # A soft label lies between; only whole negatives are sampled.
-        expected_B = torch.where(batch.labels > 0, 1.0, self.negative_rate).to(torch.float32)
-        wrong_B = ~((batch.sample_rates - expected_B).abs() <= RATE_TOLERANCE)
-        _refuse(
-            batch, wrong_B, "sample rate", batch.sample_rates,
-            f"1 for positives and {self.negative_rate} for negatives (negative_rate of the objective)",
-            "Give the objective the negative_rate of the joiner, or use correction='weights' if it varies.",
-        )  # fmt: skip
+
+def check_rates(batch: Batch, sampling: SamplingCorrection) -> None:
+    """Refuse sample rates that are none, or other ones than the correction was made for.
+
+    Raises:
+        DataError: Names the first bad row, its example id and value.
+    """
+    if sampling.where == "weights":
+        wrong_B = ~((batch.sample_rates > 0) & (batch.sample_rates <= 1))
+        refuse_rows(batch, wrong_B, "sample rate", batch.sample_rates, "a share in (0, 1]", "Check the joiner.")
+        return
+    # A soft label lies between; only whole negatives are sampled.
+    expected_B = torch.where(batch.labels > 0, 1.0, sampling.negative_rate).to(torch.float32)
+    wrong_B = ~((batch.sample_rates - expected_B).abs() <= RATE_TOLERANCE)
+    refuse_rows(
+        batch, wrong_B, "sample rate", batch.sample_rates,
+        f"1 for positives and {sampling.negative_rate} for negatives (negative_rate of the objective)",
+        "Give the objective the negative_rate of the joiner, or use correction='weights' if it varies.",
+    )  # fmt: skip
 
 
 def check_examples(batch: Batch) -> None:
@@ -103,13 +109,14 @@ def check_examples(batch: Batch) -> None:
     """
     if not len(batch):
         raise DataError("Batch", got="no examples", expected="at least one", do="Skip empty batches.")
-    _refuse(batch, ~((batch.labels >= 0) & (batch.labels <= 1)), "label", batch.labels, "a number in [0, 1]",
-            "Look at where the label of this example is made.")  # fmt: skip
-    _refuse(batch, batch.weights < 0, "weight", batch.weights, "0 or more",
-            "Look at where the weight of this example is made.")  # fmt: skip
+    refuse_rows(batch, ~((batch.labels >= 0) & (batch.labels <= 1)), "label", batch.labels, "a number in [0, 1]",
+                "Look at where the label of this example is made.")  # fmt: skip
+    refuse_rows(batch, batch.weights < 0, "weight", batch.weights, "0 or more",
+                "Look at where the weight of this example is made.")  # fmt: skip
 
 
-def _refuse(batch: Batch, wrong_B: Tensor, name: str, values: Tensor, expected: str, do: str) -> None:
+def refuse_rows(batch: Batch, wrong_B: Tensor, name: str, values: Tensor, expected: str, do: str) -> None:
+    """Raise DataError if any row is wrong; it names the first one, its example id and value."""
     if not bool(wrong_B.any()):
         return
     row = int(torch.nonzero(wrong_B)[0])

@@ -6,7 +6,7 @@ from headrace.online.embedded import Embedded
 from headrace.online.export import export_log
 from headrace.online.feed import Feeder, FeedProgress
 from headrace.online.layout import ROLES, RunFolder
-from headrace.online.offline import evaluate_source, newest_predictor, predict_file, request_file
+from headrace.online.offline import compare_source, evaluate_source, newest_predictor, predict_file, request_file
 from headrace.online.recipe import build, find_recipe, parameters
 from headrace.online.recording import Recording
 from headrace.online.roles import open_log, run_joiner, run_learner, run_publisher
@@ -29,6 +29,7 @@ __all__ = [
     "TableSettings",
     "build",
     "close_events",
+    "compare_source",
     "deep",
     "evaluate_source",
     "export_log",

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import nn
 
-from headrace.data import Schema
+from headrace.data import Schema, load_statistics, save_statistics
+from headrace.data.prepare_statistics import check_preparation
 from headrace.learn import LearnerConfig, RankLearner
 from headrace.learn.ledger import LEDGER, open_ledger
 from headrace.objectives import LogLoss
 from headrace.online.config import OnlineConfig
+from headrace.online.layout import RunFolder
 from headrace.protocols import Table
 from headrace.publish import Replica
 from headrace.serve import RankPredictor
@@ -57,6 +59,27 @@ def open_learner(config: OnlineConfig) -> RankLearner:
     )  # fmt: skip
 
 
+def keep_preparation(config: OnlineConfig, folder: RunFolder) -> None:
+    """Store the statistics that rows are prepared with beside the model, if there are any.
+
+    Raises:
+        ConfigError: If the run has been learning with others.
+    """
+    check_preparation(config.schema, config.preparation)
+    if config.preparation is None:
+        return
+    if not folder.preparation.exists():
+        save_statistics(config.preparation, folder.preparation)
+    check_preparation(config.schema, load_statistics(folder.preparation))
+
+
+def with_preparation(config: OnlineConfig, folder: RunFolder) -> OnlineConfig:
+    """Return the configuration with the statistics that lie beside the model, where it names them but has none."""
+    if config.preparation is not None or not config.schema.preparation:
+        return config
+    return replace(config, preparation=load_statistics(folder.preparation))
+
+
 @dataclass(frozen=True, slots=True)
 class Serving:
     """A replica and the predictor that reads it."""
@@ -74,4 +97,5 @@ def open_serving(config: OnlineConfig) -> Serving:
         tables[LEDGER] = open_ledger(serving=True)
     replica = Replica(tables, model)
     rate = config.join.negative_rate if config.correction == "serving" else 1.0
-    return Serving(replica, RankPredictor(model, replica, config.schema, negative_rate=rate))
+    predictor = RankPredictor(model, replica, config.schema, negative_rate=rate, preparation=config.preparation)
+    return Serving(replica, predictor)

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal, Protocol
+from typing import Literal, Protocol, TypeAlias
 
 from torch import nn
 
 from headrace.config import require
-from headrace.data import JoinConfig, Schema
+from headrace.data import JoinConfig, PreparedStatistics, Schema
 from headrace.objectives import SamplingCorrection, Where
 from headrace.protocols import Feedback, RowTransform, Schedule, Source
 from headrace.store import Adagrad, AdmitAll, InitialRow, RowRule, Storage, Uniform
@@ -28,6 +28,11 @@ class ModelBuilder(Protocol):
     def __call__(self, embed: nn.Module, schema: Schema, seed: int) -> nn.Module:
         """Return a module whose forward maps a Batch to logits (B,)."""
         ...
+
+
+ModelFamily: TypeAlias = Callable[..., nn.Module]
+"""A class like those of `headrace.nn`: `family(embed, features, dense_dim, ...)`. The command line sets a recipe's
+parameter of this type by name: `model=DCNv2`, or `model=package.module:Name` for one of your own."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,6 +66,8 @@ class OnlineConfig:
         name: For people; shown in views and reports.
         schema: Features, label and item column.
         model: Builds the network.
+        preparation: Statistics that raw rows are prepared with, in learning and in serving; the schema is then
+            `preparation.schema(...)`. None: rows are read as they come.
         player: Opens the log or the world that plays requests and answers; None when real users do.
         span_s: Length of what the player plays, in event time; 0 when unknown.
         join: Attribution window, lateness, negative sampling.
@@ -87,6 +94,7 @@ class OnlineConfig:
     schema: Schema
     model: ModelBuilder
     join: JoinConfig
+    preparation: PreparedStatistics | None = None
     player: Callable[[], Player] | None = None
     span_s: float = 0.0
     tables: TableSettings = field(default_factory=TableSettings)
@@ -114,3 +122,8 @@ class OnlineConfig:
         require(self.dense_lr > 0, "dense_lr", got=self.dense_lr, expected="a positive number")
         require(self.metric_window_s > 0, "metric_window_s", got=self.metric_window_s, expected="a positive number")
         SamplingCorrection(self.join.negative_rate, self.correction)
+
+    @property
+    def request_schema(self) -> Schema:
+        """What raw rows and requests look like: the schema itself, unless rows are prepared."""
+        return self.schema if self.preparation is None else self.preparation.request_schema()

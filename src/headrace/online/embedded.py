@@ -13,7 +13,7 @@ from headrace.errors import ConfigError
 from headrace.learn import ManifestCheckpoint, RankLearner
 from headrace.loop import EveryExamples, Loop, Progress, run
 from headrace.online.baselines import Metrics
-from headrace.online.build import Serving, open_learner, open_serving
+from headrace.online.build import Serving, keep_preparation, open_learner, open_serving
 from headrace.online.config import OnlineConfig
 from headrace.online.layout import CHANGES, RunFolder
 from headrace.online.recording import Recording
@@ -46,7 +46,8 @@ class Embedded:
         self.serving: Serving = open_serving(config)
         self.metrics = Metrics(config)
         player = config.player()
-        joiner: Joiner = EventJoiner(EventJoin(config.join), Collator(config.schema, config.batch_rows))
+        collator = Collator(config.schema, config.batch_rows, config.preparation)
+        joiner: Joiner = EventJoiner(EventJoin(config.join), collator)
         if config.position is not None:
             joiner = Placed(joiner, config.position)
         self.publisher = LogPublisher(open_log(config, folder, CHANGES), snapshots=folder.snapshots,
@@ -64,6 +65,7 @@ class Embedded:
     def run(self) -> Report:
         """Run to the end of the log (or `stop`) and report."""
         hashes = {path.name: sha256(path) for path in self.config.data_files}
+        keep_preparation(self.config, self.folder)
         write_run_record(self.folder.root, self.config, seed=self.config.seed, data=hashes)
         threads = torch.get_num_threads()
         torch.set_num_threads(1)  # one reduction order: replays are bit-equal

@@ -18,7 +18,8 @@ class RunFolder:
 
     events.db (server → joiner), examples.db (joiner → learner, with the joiner's own state), staged.db
     (learner → publisher), changes.db and snapshots/ (publisher → replicas), checkpoint/ (the learner's manifest),
-    feed/ (where a played log stands), status/ (progress, for views; losing it loses nothing).
+    statistics.preparation (what rows are prepared with, if they are), feed/ (where a played log stands), status/
+    (progress, for views; losing it loses nothing).
     """
 
     root: Path
@@ -36,6 +37,11 @@ class RunFolder:
     def snapshots(self) -> Path:
         """Full snapshots of published versions."""
         return self.root / "snapshots"
+
+    @property
+    def preparation(self) -> Path:
+        """The statistics that rows are prepared with; not there for models of raw rows."""
+        return self.root / "statistics.preparation"
 
     @property
     def feed(self) -> Path:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
@@ -13,10 +15,10 @@ from headrace.data import Layout, Schema
 from headrace.data.collate import collate
 from headrace.data.formats import pieces
 from headrace.data.source import FileSource
-from headrace.errors import DataError, SourceEnded, VersionError
-from headrace.evaluate import ProgressiveMetric
+from headrace.errors import DataError, SourceEnded, VersionError, nearest
+from headrace.evaluate import Comparison, Evaluation, Judging, ProgressiveMetric, StreamingEvaluation, compare
 from headrace.loop import predict
-from headrace.online.build import open_serving
+from headrace.online.build import open_serving, with_preparation
 from headrace.online.config import OnlineConfig
 from headrace.online.layout import CHANGES, RunFolder
 from headrace.online.roles import open_log
@@ -37,7 +39,7 @@ def newest_predictor(config: OnlineConfig, folder: RunFolder) -> RankPredictor:
     if not folder.log(CHANGES).exists():
         raise VersionError(f"Run {folder.root}", got="no published version", expected="at least version 0",
                            do="Run the recipe with the same --folder first.")  # fmt: skip
-    serving = open_serving(config)
+    serving = open_serving(with_preparation(config, folder))
     serving.replica.catch_up(ChangeReader(open_log(config, folder, CHANGES), folder.snapshots))
     if serving.replica.version.number < 0:
         raise VersionError(f"Run {folder.root}", got="no published version", expected="at least version 0",
@@ -99,35 +101,97 @@ def predict_file(config: OnlineConfig, folder: RunFolder, source: Source, output
     return report
 
 
-def evaluate_source(config: OnlineConfig, folder: RunFolder, source: Source) -> Report:
+def evaluate_source(
+    config: OnlineConfig, folder: RunFolder, source: Source, *, groups: str | None = None, slices: Sequence[str] = (),
+    how: Judging | None = None,
+) -> tuple[Report, Evaluation]:  # fmt: skip
     """Judge a run's newest version on labelled rows (kind `example`, or any rows with the label column).
 
+    Args:
+        config: The run's configuration.
+        folder: The run.
+        source: The rows.
+        groups: Column of users or requests, for metrics and intervals by group.
+        slices: Columns whose categories are judged apart.
+        how: Confidence, k, bins.
+
     Returns:
-        AUC, log-loss, normalised entropy, calibration as progressive validation has them, plus the row count.
+        AUC, log-loss, normalised entropy, calibration as progressive validation has them, with intervals, plus the row
+        count; and the evaluation itself, with its slices.
+
+    Raises:
+        DataError: If there are no rows, or a column is not there.
+        VersionError: If the run has published no version.
     """
+    metric, stream = ProgressiveMetric(window_s=config.metric_window_s), None
     predictor = newest_predictor(config, folder)
-    metric, rows = ProgressiveMetric(window_s=config.metric_window_s), 0
+    for examples in _batches(source):
+        unscored = _without(examples, ("score", "version", "score_logged"))
+        predictions = predictor.predict(unscored)
+        batch = collate(predictor.prepared(unscored), config.schema)
+        scores = torch.from_numpy(predictions.column("score").to_numpy(zero_copy_only=False).copy())
+        metric.update(replace(batch, predictions=scores, extra=_logged(predictions)))
+        if stream is None:
+            stream = StreamingEvaluation(grouped=groups is not None, slices=tuple(slices), how=how)
+        stream.update(
+            batch.labels.numpy(), scores.numpy(), 1.0 / batch.sample_rates.numpy(),
+            None if groups is None else _column(examples, groups), {name: _column(examples, name) for name in slices},
+        )  # fmt: skip
+    if stream is None:
+        raise DataError("Evaluation rows", got="none", expected="at least one labelled row")
+    report, evaluation = Report(), stream.result()
+    report.add("rows", evaluation.rows, source="evaluate")
+    report.add("version", predictor.version.number, source=str(folder.root))
+    for name, value in metric.compute().items():
+        report.add(name, value, source="evaluate")
+    evaluation.add_to(report)
+    return report, evaluation
+
+
+def compare_source(
+    first: tuple[OnlineConfig, RunFolder], second: tuple[OnlineConfig, RunFolder], source: Source, *,
+    groups: str | None = None, how: Judging | None = None,
+) -> Comparison:  # fmt: skip
+    """Judge the newest versions of two runs on the same labelled rows, paired.
+
+    Cost: 24 bytes of memory per row, and the groups.
+
+    Raises:
+        DataError: If there are no rows, or the column is not there.
+        VersionError: If a run has published no version.
+    """
+    predictors = [newest_predictor(config, folder) for config, folder in (first, second)]
+    parts: list[tuple[np.ndarray, ...]] = []
+    keys: list[pa.Array] = []
+    for examples in _batches(source):
+        unscored = _without(examples, ("score", "version", "score_logged"))
+        batch = collate(predictors[0].prepared(unscored), first[0].schema)
+        scores = [each.predict(unscored).column("score").to_numpy(zero_copy_only=False) for each in predictors]
+        parts.append((batch.labels.numpy().copy(), *scores, 1.0 / batch.sample_rates.numpy()))
+        if groups is not None:
+            keys.append(_column(examples, groups))
+    if not parts:
+        raise DataError("Evaluation rows", got="none", expected="at least one labelled row")
+    labels, one, two, weights = (np.concatenate(each) for each in zip(*parts, strict=True))
+    return compare(labels, one, two, pa.chunked_array(keys) if groups is not None else None, weights, how=how)
+
+
+def _batches(source: Source) -> Iterator[Events]:
     while True:
         try:
             examples = source.read(READ_ROWS)
         except SourceEnded:
-            break
+            return
         if examples is None:
-            break
-        unscored = _without(examples, ("score", "version", "score_logged"))
-        predictions = predictor.predict(unscored)
-        batch = collate(unscored, config.schema)
-        scores = torch.from_numpy(predictions.column("score").to_numpy(zero_copy_only=False).copy())
-        metric.update(replace(batch, predictions=scores, extra=_logged(predictions)))
-        rows += len(examples)
-    if not rows:
-        raise DataError("Evaluation rows", got="none", expected="at least one labelled row")
-    report = Report()
-    report.add("rows", rows, source="evaluate")
-    report.add("version", predictor.version.number, source=str(folder.root))
-    for name, value in metric.compute().items():
-        report.add(name, value, source="evaluate")
-    return report
+            return
+        if len(examples):
+            yield examples
+
+
+def _column(examples: Events, name: str) -> pa.Array:
+    if name not in examples.names:
+        raise DataError(f"Column '{name}'", got="not there", expected=nearest(name, examples.names))
+    return examples.column(name)
 
 
 def _without(events: Events, names: tuple[str, ...]) -> Events:

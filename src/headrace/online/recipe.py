@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import importlib
 import inspect
-import types
 import typing
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
+from typing import Any, TypeVar
 
 from headrace.errors import ConfigError, nearest
-from headrace.online.config import OnlineConfig
+from headrace.online.typed import typed
+
+CONFIGS = ("OnlineConfig", "FitConfig")
+"""What a recipe may return, as its annotation says it."""
+
+Config = TypeVar("Config")
 
 
-def find_recipe(name: str) -> Callable[..., OnlineConfig]:
+def find_recipe(name: str) -> Callable[..., Any]:
     """Return the function that `package.module:function` names.
 
     Raises:
@@ -32,27 +36,31 @@ def find_recipe(name: str) -> Callable[..., OnlineConfig]:
     if function_name not in recipes:
         raise ConfigError("Recipe", got=repr(function_name), expected=nearest(function_name, recipes),
                           do=f"{module_name} has these recipes.")  # fmt: skip
-    recipe: Callable[..., OnlineConfig] = recipes[function_name]
+    recipe: Callable[..., Any] = recipes[function_name]
     return recipe
 
 
 def _is_recipe(value: object) -> bool:
-    if not inspect.isfunction(value):
+    if not inspect.isfunction(value) or value.__name__.startswith("_"):
         return False
-    return "OnlineConfig" in str(inspect.signature(value).return_annotation)
+    annotation = str(inspect.signature(value).return_annotation)
+    return any(name in annotation for name in CONFIGS)
 
 
-def parameters(recipe: Callable[..., OnlineConfig]) -> dict[str, inspect.Parameter]:
+def parameters(recipe: Callable[..., object]) -> dict[str, inspect.Parameter]:
     """Return the keyword parameters that the command line may set."""
     return {name: p for name, p in inspect.signature(recipe).parameters.items() if p.kind is p.KEYWORD_ONLY}
 
 
-def build(recipe: Callable[..., OnlineConfig], settings: Sequence[str] | Mapping[str, str]) -> OnlineConfig:
+def build(recipe: Callable[..., Config], settings: Sequence[str] | Mapping[str, str]) -> Config:
     """Call a recipe with `name=value` settings typed by its annotations.
+
+    A parameter annotated as a model family (`ModelFamily`, any callable) takes the name of a class of `headrace.nn`,
+    or `package.module:Name`; a tuple takes its items separated by commas.
 
     Args:
         recipe: The function.
-        settings: `["dim=16", "seed=1"]` or a mapping.
+        settings: `["dim=16", "model=DCNv2", "hidden=128,64"]` or a mapping.
 
     Raises:
         ConfigError: For an unknown parameter, a text that is not of the annotated type, or what the recipe refuses.
@@ -64,7 +72,7 @@ def build(recipe: Callable[..., OnlineConfig], settings: Sequence[str] | Mapping
         if name not in known:
             raise ConfigError(f"Parameter '{name}'", got="unknown", expected=nearest(name, known),
                               do="Only a recipe's own parameters can be set; for more, write a recipe.")  # fmt: skip
-        values[name] = _typed(name, text, hints.get(name, str))
+        values[name] = typed(name, text, hints.get(name, str))
     return recipe(**values)
 
 
@@ -78,28 +86,3 @@ def _pairs(settings: Sequence[str] | Mapping[str, str]) -> list[tuple[str, str]]
             raise ConfigError("Setting", got=repr(item), expected="name=value")
         pairs.append((name.replace("-", "_"), text))
     return pairs
-
-
-def _typed(name: str, text: str, hint: object) -> object:
-    origin = typing.get_origin(hint)
-    if origin in (typing.Union, types.UnionType):
-        options = [option for option in typing.get_args(hint) if option is not type(None)]
-        return None if text.lower() == "none" else _typed(name, text, options[0])
-    if origin is typing.Literal:
-        if text in typing.get_args(hint):
-            return text
-        raise ConfigError(f"Parameter '{name}'", got=repr(text), expected=f"one of {typing.get_args(hint)}")
-    if hint is bool:
-        truth = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}
-        if text.lower() in truth:
-            return truth[text.lower()]
-        raise ConfigError(f"Parameter '{name}'", got=repr(text), expected="true or false")
-    for kind in (int, float, Path, str):
-        if hint is kind:
-            try:
-                return kind(text)
-            except ValueError as error:
-                wanted = f"a value of type {kind.__name__}"
-                raise ConfigError(f"Parameter '{name}'", got=repr(text), expected=wanted) from error
-    raise ConfigError(f"Parameter '{name}'", got=f"type {hint}", expected="int, float, bool, str, Path or Literal",
-                      do="Write a recipe that fixes this value.")  # fmt: skip

@@ -18,7 +18,7 @@ from headrace.data.join_log import join_log
 from headrace.learn import ManifestCheckpoint
 from headrace.loop import EveryExamples, Loop, Progress, fit
 from headrace.online.baselines import Metrics
-from headrace.online.build import open_learner
+from headrace.online.build import keep_preparation, open_learner
 from headrace.online.config import OnlineConfig
 from headrace.online.layout import CHANGES, EVENTS, EXAMPLES, STAGED, RunFolder
 from headrace.publish import LogPublisher, StagingPublisher, relay
@@ -71,6 +71,7 @@ def run_learner(config: OnlineConfig, folder: RunFolder, stop: Stop) -> Report:
     torch.set_num_threads(1)  # one reduction order: replays are bit-equal whatever the machine is doing
     status = StatusWriter(folder, "learner")
     examples, staged = open_log(config, folder, EXAMPLES), open_log(config, folder, STAGED)
+    keep_preparation(config, folder)
     learner, metrics = open_learner(config), Metrics(config)
 
     def values(progress: Progress) -> dict[str, object]:
@@ -86,7 +87,8 @@ def run_learner(config: OnlineConfig, folder: RunFolder, stop: Stop) -> Report:
         status.write(lambda: values(progress))
 
     report = fit(Loop(
-        source=LogSource(examples, EXAMPLES), joiner=Collator(config.schema, config.batch_rows), learner=learner,
+        source=LogSource(examples, EXAMPLES), learner=learner,
+        joiner=Collator(config.schema, config.batch_rows, config.preparation),
         publisher=StagingPublisher(staged), metric=metrics, cadence=EveryExamples(config.publish_every),
         checkpoint=ManifestCheckpoint(folder.checkpoint), batch_rows=config.batch_rows,
         read_rows=4 * config.batch_rows, checkpoint_every=config.checkpoint_every, on_step=on_step, stop=stop,

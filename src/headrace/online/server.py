@@ -6,7 +6,7 @@ import threading
 import time
 
 from headrace import serve
-from headrace.online.build import open_serving
+from headrace.online.build import open_serving, with_preparation
 from headrace.online.config import OnlineConfig
 from headrace.online.layout import CHANGES, EVENTS, RunFolder
 from headrace.online.roles import Stop, open_log
@@ -46,8 +46,8 @@ def run_server(
         return time.time() - float(written) if isinstance(written, (int, float)) else None
 
     app = create_app(
-        open_serving(config).predictor, events, settings, changes=ChangeReader(changes, folder.snapshots),
-        sign_of_life=learner_age,
+        open_serving(with_preparation(config, folder)).predictor, events, settings,
+        changes=ChangeReader(changes, folder.snapshots), sign_of_life=learner_age,
     )  # fmt: skip
     ended = threading.Event()
     if stop is not None:

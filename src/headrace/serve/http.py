@@ -211,6 +211,9 @@ def _ranked(events: Events, item: str) -> dict[str, object]:
     }  # fmt: skip
     if "score_logged" in events.names:
         answer["scores_logged"] = events.column("score_logged").to_pylist()
+    others = [name for name in events.names if name.startswith("score/")]
+    if others:
+        answer["label_scores"] = {name.removeprefix("score/"): events.column(name).to_pylist() for name in others}
     return answer
 
 

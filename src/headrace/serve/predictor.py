@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from headrace.config import require
 from headrace.data.collate import collate
 from headrace.data.features import CrossFeature, DenseFeature, Feature, IdFeature, Schema
+from headrace.data.prepare_statistics import PreparedStatistics, check_preparation
 from headrace.errors import NumericError, VersionError
 from headrace.objectives.sampling import SamplingCorrection, check_applied_once, correct_probability
 from headrace.publish.replica import Replica
@@ -34,11 +35,14 @@ class RankPredictor:
     has both: `score` with the reference value, and `score_logged` with the real one, both from the same version.
 
     Args:
-        model: Maps a `Batch` to logits (B,); reads the replica's tables and holds its dense tensors.
+        model: Maps a `Batch` to logits (B,), or (B, labels) with the main label first and the schema's extra labels
+            after it; reads the replica's tables and holds its dense tensors.
         replica: Tables and dense tensors that follow the published versions.
         schema: What to read from requests. A version learned under another schema is refused.
         negative_rate: Share of negatives that the joiner kept, if serving is where that is corrected for; else 1.
             A version says what was done in training; correcting twice, or not at all, is refused.
+        preparation: What raw requests are prepared with before the schema reads them: the statistics of the training
+            rows, which a schema of prepared columns names. None: requests come as the schema has them.
         block_rows: Rows per forward pass. Larger blocks score large batches faster; scores are comparable to the bit
             only between equal sizes.
 
@@ -50,12 +54,13 @@ class RankPredictor:
 
     def __init__(
         self, model: nn.Module, replica: Replica, schema: Schema, *, negative_rate: float = 1.0,
-        block_rows: int = BLOCK_ROWS,
+        block_rows: int = BLOCK_ROWS, preparation: PreparedStatistics | None = None,
     ) -> None:  # fmt: skip
         require(block_rows >= 1, "block_rows", got=block_rows, expected="a positive integer")
         correct_probability(0.5, negative_rate)  # refuses a rate that is none
+        check_preparation(schema, preparation)
         self.model, self.replica, self.schema = model.eval(), replica, schema
-        self.negative_rate, self.block_rows = negative_rate, block_rows
+        self.negative_rate, self.block_rows, self.preparation = negative_rate, block_rows, preparation
         self._served = [feature for feature in schema.features if _as_logged(feature) != feature]
         self._schemas: dict[tuple[str, ...], Schema] = {}
         replica.add_check(self._check_spec)
@@ -65,12 +70,27 @@ class RankPredictor:
         """The version that answers."""
         return self.replica.version
 
+    @property
+    def request_schema(self) -> Schema:
+        """What requests are checked against: the schema of raw rows where they are prepared, else the model's."""
+        return self.schema if self.preparation is None else self.preparation.request_schema()
+
+    def prepared(self, requests: Events) -> Events:
+        """Return rows as the schema reads them.
+
+        Raises:
+            SchemaError: If they cannot be prepared.
+        """
+        return requests if self.preparation is None else self.preparation.transform(requests)
+
     def apply(self, change: Change) -> None:
         """Move to the change's version; see `Replica.apply`."""
         self.replica.apply(change)
 
     def predict(self, requests: Events) -> Events:
         """Return one row per request row: key, kind `prediction`, event_time, item, score, version (, score_logged).
+
+        A model of several labels gives `score` for the main one and `score/<name>` for every extra label.
 
         Raises:
             SchemaError: If the requests do not fit the schema.
@@ -79,9 +99,10 @@ class RankPredictor:
 
         Cost: readers do not wait for each other; they wait while a version is put in place.
         """
-        padded = self._padded(requests)
+        prepared = self.prepared(requests)
+        padded = self._padded(prepared)
         served = collate(padded, self.schema, serving=True)
-        real_schema, real = self._real(requests)
+        real_schema, real = self._real(requests, prepared)
         logged = None if real_schema is None else self._with_real(served, padded, real_schema)
         with self.replica.reading() as version, torch.no_grad():
             scores = self._scores(served, len(requests), version)
@@ -93,10 +114,12 @@ class RankPredictor:
         }  # fmt: skip
         if self.schema.item in requests.names:
             columns[self.schema.item] = requests.column(self.schema.item)
-        columns["score"] = pa.array(scores, pa.float32())
+        columns["score"] = pa.array(scores[:, 0], pa.float32())
+        for place, label in enumerate(self.schema.extra_labels[: scores.shape[1] - 1]):
+            columns[f"score/{label.name}"] = pa.array(scores[:, place + 1], pa.float32())
         columns["version"] = pa.array(np.full(rows, version.number, np.int64), pa.int64())
         if logged_scores is not None:
-            columns["score_logged"] = pa.array(logged_scores, pa.float32(), mask=~real)
+            columns["score_logged"] = pa.array(logged_scores[:, 0], pa.float32(), mask=~real)
         return Events.from_columns(columns)
 
     def _padded(self, requests: Events) -> Events:
@@ -109,7 +132,8 @@ class RankPredictor:
         return requests.with_columns({"example_id": pa.array(np.zeros(padded, np.int64), pa.int64())})
 
     def _scores(self, batch: Batch, rows: int, version: Version) -> npt.NDArray[np.float32]:
-        logits = [self._forward(block) for block in batch.split(self.block_rows)] or [torch.zeros(0)]
+        """Return probabilities (rows, labels)."""
+        logits = [self._forward(block) for block in batch.split(self.block_rows)] or [torch.zeros(0, 1)]
         return self._probabilities(torch.cat(logits)[:rows], version)
 
     def _probabilities(self, logits: Tensor, version: Version) -> npt.NDArray[np.float32]:
@@ -118,21 +142,26 @@ class RankPredictor:
                                expected="finite scores", do="Look at the learner, or at a huge input.")  # fmt: skip
         # In double precision the correction of tiny probabilities does not round to 0.
         probabilities = torch.sigmoid(logits.double()).numpy()
-        return np.asarray(correct_probability(probabilities, self.negative_rate), dtype=np.float32)
+        # Only the main label's negatives are sampled; `MultiTask` corrects the others in training.
+        probabilities[:, 0] = correct_probability(probabilities[:, 0], self.negative_rate)
+        return np.asarray(probabilities, dtype=np.float32)
 
     def _forward(self, block: Batch) -> Tensor:
-        logits = self.model(block)
-        if not isinstance(logits, Tensor) or logits.shape != (len(block),):
+        """Return logits (rows, 1), or (rows, labels) from a model of several labels."""
+        logits, labels = self.model(block), 1 + len(self.schema.extra_labels)
+        allowed = [(len(block),), (len(block), labels)] if labels > 1 else [(len(block),)]
+        if not isinstance(logits, Tensor) or tuple(logits.shape) not in allowed:
             got = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
-            raise VersionError("Model output", got=got, expected=f"logits of shape ({len(block)},)")
-        return logits.detach().cpu()
+            several = f" or ({len(block)}, {labels}), one column per label" if labels > 1 else ""
+            raise VersionError("Model output", got=got, expected=f"logits of shape ({len(block)},){several}")
+        return logits.detach().cpu().reshape(len(block), -1)
 
-    def _real(self, requests: Events) -> tuple[Schema | None, Mask]:
+    def _real(self, requests: Events, prepared: Events) -> tuple[Schema | None, Mask]:
         """Return a schema of the features whose real value is known, and which rows have it (B,)."""
-        names = set(requests.names)
+        names = set(prepared.names)
         present = [feature for feature in self._served if set(feature.columns) <= names]
         real = np.ones(len(requests), dtype=np.bool_)
-        for column in {column for feature in present for column in feature.columns}:
+        for column in {self._raw(column) for feature in present for column in feature.columns}:
             real &= np.asarray(requests.column(column).is_valid().to_numpy(zero_copy_only=False), dtype=np.bool_)
         if not present or not real.any():
             return None, real
@@ -140,6 +169,10 @@ class RankPredictor:
         if key not in self._schemas:
             self._schemas[key] = Schema(features=_touched(self.schema, key), item=self.schema.item)
         return self._schemas[key], real
+
+    def _raw(self, column: str) -> str:
+        """Return the column of a request that a column of the schema is made of."""
+        return column if self.preparation is None else self.preparation.raw_column(column)
 
     def _with_real(self, served: Batch, rows: Events, schema: Schema) -> Batch:
         """Return the served batch with the real values of `schema`'s features in place of those that are served."""
@@ -153,12 +186,24 @@ class RankPredictor:
         """Refuse versions that were learned under another schema, or whose sampling is corrected twice or never."""
         schema = change.spec.get("schema")
         if schema is not None and schema != self.schema.fingerprint():
+            _check_prepared(change, self.schema)
             raise VersionError(f"Change {change.version.number}, schema", got=schema,
                                expected=f"{self.schema.fingerprint()}, the schema that is served",
                                do="Start learner and server with the same schema.")  # fmt: skip
         sampling = change.spec.get("sampling")
         if sampling is not None:
             check_applied_once(SamplingCorrection.from_spec(sampling), self.negative_rate)
+
+
+def _check_prepared(change: Change, schema: Schema) -> None:
+    """Say so if what differs between a version and the server is how rows are prepared."""
+    learned = Schema.from_json(change.spec["schema_json"]).preparation if "schema_json" in change.spec else ""
+    if learned != schema.preparation:
+        raise VersionError(
+            f"Change {change.version.number}, preparation", got=learned or "none",
+            expected=f"{schema.preparation or 'none'}, the preparation that is held here",
+            do="Load the statistics that the version was learned with; they are stored beside the prepared data.",
+        )  # fmt: skip
 
 
 def _touched(schema: Schema, real: Sequence[str]) -> tuple[Feature, ...]:

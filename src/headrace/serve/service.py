@@ -51,7 +51,7 @@ class RankService:
         sign_of_life: Callable[[], float | None] | None = None,
     ) -> None:  # fmt: skip
         self.predictor, self.log, self.config = predictor, log, config
-        self.reader = RequestReader(predictor.schema, config)
+        self.reader = RequestReader(predictor.request_schema, config)
         if config.position is not None:
             known_name("position", config.position, self.reader.columns.names)
         self.writer = EventWriter(

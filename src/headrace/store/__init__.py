@@ -10,13 +10,14 @@ from headrace.store.eviction import Expiry, expire
 from headrace.store.initial import Constant, InitialRow, Normal, Uniform, Zeros
 from headrace.store.notices import fallbacks
 from headrace.store.reference import ReferenceTable
-from headrace.store.row_rules import FTRL, SGD, Adagrad, Adam, AdamW, Momentum, RowRule
+from headrace.store.row_rules import FTRL, SGD, Adagrad, Momentum, RowRule
+from headrace.store.row_rules_adam import Adam, AdamW
 from headrace.store.row_rules_whole import GroupFTRL, RowWiseAdagrad
 from headrace.store.shards import BUCKETS, bucket_of, reshard, shard_of
 from headrace.store.snapshot import read_snapshot, write_snapshot
 from headrace.store.storage import LFU, LRU, Storage
 from headrace.store.table import NativeTable, open_table
-from headrace.store.table_config import TableConfig, TableStats
+from headrace.store.table_config import Clipping, TableConfig, TableStats
 from headrace.store.table_files import Saving, TableFile, begin_save, inspect_table_file, load_table, save_table
 
 __all__ = [
@@ -32,6 +33,7 @@ __all__ = [
     "AdmitCount",
     "AdmitProbability",
     "AdmitSketch",
+    "Clipping",
     "Constant",
     "EmbeddingCollection",
     "Expiry",

@@ -18,7 +18,6 @@ from headrace.config import require
 from headrace.store.admission import Admission, AdmitCount, AdmitSketch
 from headrace.store.hashing import IdArray
 from headrace.store.precision import encoded_bytes
-from headrace.store.row_rules import RowRule
 from headrace.store.sketch import sketch_bytes
 from headrace.store.storage import LFU, Storage
 
@@ -49,9 +48,8 @@ class Planned(Protocol):
         """Floats per embedding."""
         ...
 
-    @property
-    def rule(self) -> RowRule:
-        """How a row learns."""
+    def slot_count(self) -> int:
+        """Return the floats kept beside an embedding."""
         ...
 
     @property
@@ -75,14 +73,14 @@ def head_bytes(config: Planned, serving: bool = False) -> int:
 def row_bytes(config: Planned, serving: bool = False) -> int:
     """Return the bytes of a row's embedding and slots."""
     embedding = encoded_bytes(config.storage.row_precision(serving), config.dim)
-    return (embedding + 3) // 4 * 4 + (0 if serving else 4 * config.rule.slot_count(config.dim))
+    return (embedding + 3) // 4 * 4 + (0 if serving else 4 * config.slot_count())
 
 
 def _held(rows: int, head: int, body: int) -> int:
     """Return the most bytes that heads, rows and map of up to `rows` rows take.
 
     Chunks: up to 2 MiB of heads and of rows are spare, or twice what is used while the first chunk doubles. Map: 8
-    bytes a place; a stripe grows by an eighth at a load of 0.82 and one of 256 is copied at a time, 11.2 bytes a row;
+    bytes a place; a stripe grows by an eighth at a load of 0.83 and one of 256 is copied at a time, 11.2 bytes a row;
     and each stripe stays as long as its fullest moment needed, six standard deviations above the mean. Bitmaps: 3
     bytes per 16 rows of room, twice when their vectors double.
     """

@@ -15,13 +15,13 @@ from torch import Tensor
 
 from headrace.errors import StoreError
 from headrace.store.admission import AdmitAll
-from headrace.store.arguments import Arguments, own_native_form
+from headrace.store.arguments import Arguments, check_update, own_native_form
 from headrace.store.hashing import IdArray
 from headrace.store.notices import note_once
 from headrace.store.parts import TableParts, from_state, to_state
 from headrace.store.precision import rounded
 from headrace.store.row_rules import FloatArray
-from headrace.store.table_config import TableConfig, TableStats
+from headrace.store.table_config import Clipping, TableConfig, TableStats
 from headrace.types import RowChange, State
 
 
@@ -45,6 +45,7 @@ class CheckedTable(ABC):
         self._arguments = Arguments(config.name, config.dim)
         self._admission = AdmitAll() if serving else config.admission
         self._python_transforms = () if serving else config.transforms
+        self._learned = self._clipped = 0
         for transform in self._python_transforms:
             if own_native_form(transform) is not None:
                 continue
@@ -107,17 +108,40 @@ class CheckedTable(ABC):
         gradients = self._arguments.float32("gradients", grads, len(wanted))
         occurrences = self._arguments.int64("counts", counts, len(wanted))
         moments = self._arguments.int64("times", times, len(wanted))
-        if self._python_transforms:
-            gradients = self._transformed(ids, grads.detach(), counts)
+        if not self._python_transforms:
+            self._update(wanted, gradients, occurrences, moments)
+            return
+        check_update(self._arguments, wanted, gradients, occurrences)  # a transform may hide what is wrong
+        gradients, over = self._transformed(wanted, grads.detach(), counts)
         self._update(wanted, gradients, occurrences, moments)
+        learned = self._contains(wanted)
+        self._learned += int(learned.sum())
+        self._clipped += int((learned & over).sum())
 
-    def _transformed(self, ids: Tensor, grads: Tensor, counts: Tensor) -> FloatArray:
-        # As the rule will find them: rows that are born in this update start from what their precision can hold.
-        rows = torch.from_numpy(rounded(self.lookup(ids).numpy(), self._config.storage.precision))
+    def _transformed(self, ids: IdArray, grads: Tensor, counts: Tensor) -> tuple[FloatArray, npt.NDArray[np.bool_]]:
+        """Return gradients (N, D) after all transforms, and (N,) bool: which of them were clipped."""
+        rows, over, after = torch.from_numpy(self._found(ids)), np.zeros(len(ids), np.bool_), grads.numpy()
         for transform in self._python_transforms:
-            grads = transform(rows, grads, counts)
-        what = f"gradients from {type(self._python_transforms[-1]).__name__}"
-        return self._arguments.float32(what, grads, int(ids.shape[0]))
+            before, grads = grads, transform(rows, grads, counts)
+            what = f"gradients from {type(transform).__name__}"
+            after = self._arguments.float32(what, grads, len(ids))
+            judge = getattr(transform, "over", None)
+            changed = (after != before.numpy()).any(axis=1)
+            over |= changed if judge is None else judge(rows, before, counts).numpy()
+        return after, over
+
+    def _found(self, ids: IdArray) -> FloatArray:
+        """Return rows (N, D) as the rule will find them: those born in this update as their precision holds them."""
+        out = np.empty((len(ids), self._config.dim), np.float32)
+        self._lookup(ids, out)
+        return rounded(out, self._config.storage.precision)
+
+    def clipping(self) -> Clipping:
+        """Return how many rows have learned, and been clipped, since this table was opened; (0, 0) without transforms.
+
+        A row counts once in every update in which it learns. It is no part of the table's state.
+        """
+        return Clipping(self._learned, self._clipped)
 
     def assign(self, ids: Tensor, rows: Tensor, times: Tensor | None = None) -> None:
         """Put embeddings (N, D) under unique ids (N,), without admission.

@@ -201,7 +201,7 @@ class EmbeddingCollection(nn.Module):
             )  # fmt: skip
         kept, self._kept = self._kept, []
         flowed = [one for one in kept if any(one.pass_of(name) for name in self._tables)]
-        if len(flowed) == 1 and flowed[0].batch is batch:
+        if len(flowed) == 1 and _same_lookups(flowed[0].batch, batch):
             for one in flowed[0].passes:
                 one.check()
             for one in flowed[0].passes:
@@ -238,6 +238,11 @@ class EmbeddingCollection(nn.Module):
     def discard(self) -> None:
         """Forget every forward pass since the last `apply_gradients`: after a loss that was refused."""
         self._kept.clear()
+
+
+def _same_lookups(one: Batch, other: Batch) -> bool:
+    """Return whether batches are the same for tables: a model may have replaced dense columns or labels."""
+    return one is other or (one.ids is other.ids and one.event_times is other.event_times)
 
 
 def _is_native(table: Table) -> bool:

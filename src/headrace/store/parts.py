@@ -77,7 +77,8 @@ def spec_of(config: TableConfig, serving: bool) -> dict[str, str]:
     admission = config.admission
     sketched = isinstance(admission, AdmitSketch) and not serving
     sketch = [admission.cells_per_bucket, admission.depth] if sketched else None  # type: ignore[union-attr]
-    return spec | {"serving": json.dumps(serving), "sketch": json.dumps(sketch)}
+    pace = {"pace": "true"} if config.paced and not serving else {}
+    return spec | pace | {"serving": json.dumps(serving), "sketch": json.dumps(sketch)}
 
 
 def unlike(spec: Mapping[str, str], saved: object) -> tuple[str, object, str] | None:
@@ -95,7 +96,7 @@ def unlike(spec: Mapping[str, str], saved: object) -> tuple[str, object, str] | 
 
 def slot_count(config: TableConfig, serving: bool) -> int:
     """Return the floats kept beside an embedding; none where nothing is learned."""
-    return 0 if serving else config.rule.slot_count(config.dim)
+    return 0 if serving else config.slot_count()
 
 
 def to_state(config: TableConfig, serving: bool, parts: TableParts) -> State:

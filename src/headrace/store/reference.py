@@ -17,6 +17,7 @@ from headrace.store.arguments import check_assign, check_update
 from headrace.store.capacity import capacity_rows, going, most_frequent, pending_limit, removal_limit, victims
 from headrace.store.checked import CheckedTable
 from headrace.store.hashing import IdArray
+from headrace.store.pace import decayed, missed, step_rows
 from headrace.store.parts import NEVER, TableParts, slot_count
 from headrace.store.precision import rounded, rounding_streams
 from headrace.store.row_rules import FloatArray
@@ -121,6 +122,17 @@ class ReferenceTable(CheckedTable):
                 self._learn(ids[learns], grads[learns], counts[learns], times[learns], rate, mark)
             self._bound_removals()
 
+    def _found(self, ids: IdArray) -> FloatArray:
+        rows, lost = super()._found(ids), self._config.lost_when_missed
+        if not lost:
+            return rows
+        with self._lock:
+            update = self._mark + 1
+            slots = {place: self._table[one].slots[-1] for place, one in enumerate(ids.tolist()) if one in self._table}
+        last = np.zeros(len(ids), np.float32)
+        last[list(slots)] = list(slots.values())
+        return decayed(rows, missed(last, update), self._config.rate(update), lost)
+
     def _learn(
         self, ids: IdArray, grads: FloatArray, counts: IdArray, times: IdArray, rate: np.float32, mark: int
     ) -> None:
@@ -128,7 +140,7 @@ class ReferenceTable(CheckedTable):
         embeddings = np.stack([row.embedding for row in touched])
         slots = np.stack([row.slots for row in touched])
         with np.errstate(all="ignore"):
-            self._config.rule.step(embeddings, slots, grads, rate)
+            step_rows(self._config, embeddings, slots, grads, rate, mark)
         starts = rounding_streams(self._config.row_key, ids, mark)
         embeddings = rounded(embeddings, self._precision, starts)
         for place, (row, count, time) in enumerate(zip(touched, counts.tolist(), times.tolist(), strict=True)):
@@ -205,7 +217,7 @@ class ReferenceTable(CheckedTable):
         return found
 
     def _insert(self, ids: IdArray, embeddings: FloatArray, times: IdArray, mark: int) -> None:
-        fresh = np.zeros(0, np.float32) if self._serving else self._config.rule.fresh_slots(self._config.dim)
+        fresh = np.zeros(0, np.float32) if self._serving else self._config.fresh_slots()
         embeddings = self._nearest(embeddings)
         for one, embedding, time in zip(ids.tolist(), embeddings, times.tolist(), strict=True):
             _, last = self._pending.pop(one, (0, time))

@@ -2,7 +2,8 @@
 
 Each rule is a frozen dataclass and its own specification: `step` is written in NumPy float32, one rounding per
 written operation, and the native table repeats the same operations in the same order, so that both give equal bits.
-Rules that look at a row as a whole (row-wise Adagrad, group FTRL) are in `row_rules_whole`.
+Rules that look at a row as a whole (row-wise Adagrad, group FTRL) are in `row_rules_whole`, Adam in
+`row_rules_adam`.
 
 A row is its embedding (D) followed by its slots (S), the rule's memory about this row. Slots are born with the row
 and die with it; nothing about a row is kept outside it, so a row can be moved, saved and restored alone.
@@ -11,7 +12,7 @@ and die with it; nothing about a row is kept outside it, so a row can be moved, 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal, Protocol, TypeAlias, runtime_checkable
+from typing import Protocol, TypeAlias, TypeVar, runtime_checkable
 
 import numpy as np
 import numpy.typing as npt
@@ -19,6 +20,7 @@ import numpy.typing as npt
 from headrace.config import require
 
 FloatArray: TypeAlias = npt.NDArray[np.float32]
+Scalar = TypeVar("Scalar", np.float32, np.float64)
 NativeForm: TypeAlias = tuple[int, tuple[float, ...]]
 """Kind and parameters of a rule, as csrc/rules/row_rule.h lists them."""
 
@@ -48,6 +50,44 @@ class RowRule(Protocol):
         ...
 
 
+@runtime_checkable
+class PacedRule(RowRule, Protocol):
+    """A row rule whose steps depend on how many updates of the table a row has missed, where `paced` is true."""
+
+    @property
+    def paced(self) -> bool:
+        """Whether it does; if not, `step` is called."""
+        ...
+
+    def step_paced(self, rows: FloatArray, slots: FloatArray, grads: FloatArray, lr: np.float32, pace: Pace) -> None:
+        """Change rows (N, D) and slots (N, S) in place."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Pace:
+    """Where a step stands: the number of its update, and the updates (N,) that each row has missed since its last."""
+
+    update: int
+    missed: npt.NDArray[np.int64]
+
+
+def powers(base: Scalar, exponents: npt.NDArray[np.int64]) -> npt.NDArray[Scalar]:
+    """Return base^n (N,) for n (N,) of at least 0, by squaring, each product rounded to the type of the base.
+
+    Example:
+        >>> powers(np.float32(0.5), np.array([0, 1, 3])).tolist()
+        [1.0, 0.5, 0.125]
+    """
+    power, left = np.ones(len(exponents), base.dtype), exponents.copy()
+    while left.any():
+        odd = (left & 1) != 0
+        power[odd] *= base
+        base = type(base)(base * base)
+        left >>= 1
+    return power
+
+
 def positive(what: str, value: float) -> None:
     """Require a number that is positive and finite as float32 too."""
     require(_SMALLEST <= value <= _LARGEST, what, got=value, expected="a positive number that float32 can hold")
@@ -58,7 +98,8 @@ def not_negative(what: str, value: float) -> None:
     require(0.0 <= value <= _LARGEST, what, got=value, expected="a number of at least 0 that float32 can hold")
 
 
-def _fraction(what: str, value: float) -> None:
+def fraction(what: str, value: float) -> None:
+    """Require a number of at least 0 that is below 1 as float32 too."""
     require(value >= 0.0 and float(_F(value)) < 1.0, what, got=value, expected="a number in [0, 1)")
 
 
@@ -114,7 +155,7 @@ class Momentum:
 
     def __post_init__(self) -> None:
         positive("Momentum.lr", self.lr)
-        _fraction("Momentum.momentum", self.momentum)
+        fraction("Momentum.momentum", self.momentum)
 
     def native_form(self) -> NativeForm:
         """Return kind and parameters."""
@@ -173,134 +214,6 @@ class Adagrad:
         """Change rows and slots in place."""
         slots += grads * grads
         rows -= (lr * grads) / (np.sqrt(slots) + _F(self.eps))
-
-
-Correction: TypeAlias = Literal["row", "none"]
-
-
-@dataclass(frozen=True, kw_only=True)
-class Adam:
-    """Adam per row, bias-corrected by the row's own number of steps. Slots: m (D), v (D), beta1^t, beta2^t.
-
-    A row's t counts the steps of this row, not of the table, so a rare id gets full-sized first steps whenever it
-    comes. The two powers are kept as float32 slots, which makes them part of every snapshot and of every bit.
-    Without correction (the lazy form) the powers are not kept and the first steps of a row are
-    larger, by up to (1 - beta1) / sqrt(1 - beta2): about three times with the usual betas.
-
-    Attributes:
-        lr: Learning rate.
-        beta1: Decay of the mean of gradients.
-        beta2: Decay of the mean of squared gradients.
-        eps: Added to the root of the second mean.
-        correction: `row` corrects the bias by the steps of the row, `none` leaves it.
-
-    Source:
-        Kingma, Ba 2015, algorithm 1; as in `torch.optim.Adam` (which counts steps per tensor).
-    """
-
-    lr: float = 1e-3
-    beta1: float = 0.9
-    beta2: float = 0.999
-    eps: float = 1e-8
-    correction: Correction = "row"
-
-    def __post_init__(self) -> None:
-        _check_adam("Adam", self)
-
-    def native_form(self) -> NativeForm:
-        """Return kind and parameters."""
-        return 2, (self.beta1, self.beta2, self.eps, 0.0, float(self.correction == "row"))
-
-    def slot_count(self, dim: int) -> int:
-        """Return 2 D + 2, without correction 2 D."""
-        return len(_fresh_adam(self, dim))
-
-    def fresh_slots(self, dim: int) -> FloatArray:
-        """Return zero means and both powers at 1."""
-        return _fresh_adam(self, dim)
-
-    def step(self, rows: FloatArray, slots: FloatArray, grads: FloatArray, lr: np.float32) -> None:
-        """Change rows and slots in place."""
-        rows -= _adam_move(self, slots, grads, lr)
-
-
-@dataclass(frozen=True, kw_only=True)
-class AdamW:
-    """Adam with weight decay apart from the gradient: ``w *= 1 - lr*weight_decay``, then Adam. Slots as Adam.
-
-    Rows decay when they learn: an id that does not come keeps its row. A rare id therefore decays less often than
-    in a dense optimiser, which shrinks every row in every step.
-
-    Attributes:
-        lr: Learning rate.
-        beta1: Decay of the mean of gradients.
-        beta2: Decay of the mean of squared gradients.
-        eps: Added to the root of the second mean.
-        weight_decay: Part of the row that is lost per step, times the rate.
-        correction: `row` corrects the bias by the steps of the row, `none` leaves it.
-
-    Source:
-        Loshchilov, Hutter 2019, algorithm 2; as in `torch.optim.AdamW`.
-    """
-
-    lr: float = 1e-3
-    beta1: float = 0.9
-    beta2: float = 0.999
-    eps: float = 1e-8
-    weight_decay: float = 1e-2
-    correction: Correction = "row"
-
-    def __post_init__(self) -> None:
-        _check_adam("AdamW", self)
-        not_negative("AdamW.weight_decay", self.weight_decay)
-
-    def native_form(self) -> NativeForm:
-        """Return kind and parameters."""
-        return 2, (self.beta1, self.beta2, self.eps, self.weight_decay, float(self.correction == "row"))
-
-    def slot_count(self, dim: int) -> int:
-        """Return 2 D + 2, without correction 2 D."""
-        return len(_fresh_adam(self, dim))
-
-    def fresh_slots(self, dim: int) -> FloatArray:
-        """Return zero means and both powers at 1."""
-        return _fresh_adam(self, dim)
-
-    def step(self, rows: FloatArray, slots: FloatArray, grads: FloatArray, lr: np.float32) -> None:
-        """Change rows and slots in place."""
-        rows *= _F(1.0) - lr * _F(self.weight_decay)
-        rows -= _adam_move(self, slots, grads, lr)
-
-
-def _check_adam(name: str, rule: Adam | AdamW) -> None:
-    positive(f"{name}.lr", rule.lr)
-    positive(f"{name}.eps", rule.eps)
-    _fraction(f"{name}.beta1", rule.beta1)
-    _fraction(f"{name}.beta2", rule.beta2)
-    require(rule.correction in ("row", "none"), f"{name}.correction", got=rule.correction, expected="'row' or 'none'")
-
-
-def _fresh_adam(rule: Adam | AdamW, dim: int) -> FloatArray:
-    powers = 2 if rule.correction == "row" else 0
-    slots = np.zeros(2 * dim + powers, np.float32)
-    slots[2 * dim :] = 1.0
-    return slots
-
-
-def _adam_move(rule: Adam | AdamW, slots: FloatArray, grads: FloatArray, lr: np.float32) -> FloatArray:
-    """Change slots in place and return what is taken from the rows (N, D)."""
-    dim = grads.shape[1]
-    beta1, beta2, one = _F(rule.beta1), _F(rule.beta2), _F(1.0)
-    m, v = slots[:, :dim], slots[:, dim : 2 * dim]
-    m[:] = beta1 * m + (one - beta1) * grads
-    v[:] = beta2 * v + ((one - beta2) * grads) * grads
-    if rule.correction == "none":
-        return np.asarray((lr * m) / (np.sqrt(v) + _F(rule.eps)), np.float32)
-    slots[:, 2 * dim] *= beta1
-    slots[:, 2 * dim + 1] *= beta2
-    size = lr / (one - slots[:, 2 * dim])
-    root = np.sqrt(one - slots[:, 2 * dim + 1])
-    return np.asarray((size[:, None] * m) / (np.sqrt(v) / root[:, None] + _F(rule.eps)), np.float32)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -23,12 +23,13 @@ from headrace.store.notices import note_once
 from headrace.store.parts import TableParts
 from headrace.store.precision import PRECISION_CODES
 from headrace.store.reference import ReferenceTable
-from headrace.store.row_rules import FTRL, SGD, Adagrad, Adam, AdamW, FloatArray, Momentum, RowRule
+from headrace.store.row_rules import FTRL, SGD, Adagrad, FloatArray, Momentum, RowRule
+from headrace.store.row_rules_adam import Adam, AdamW
 from headrace.store.row_rules_whole import GroupFTRL, RowWiseAdagrad
 from headrace.store.storage import LFU
-from headrace.store.table_config import TableConfig, TableStats
+from headrace.store.table_config import Clipping, TableConfig, TableStats
 
-INTERFACE = 2
+INTERFACE = 3
 """What this file expects of the module; a build of another interface is refused."""
 
 # The codes of csrc/table/status.h.
@@ -97,6 +98,7 @@ def _native_spec(module: ModuleType, config: TableConfig, serving: bool, capacit
     spec.set_victims(int(isinstance(storage.when_full, LFU)))
     for kind, parameters in () if serving else native_clips(config.transforms) or ():
         spec.add_clip(kind, parameters)
+    spec.lost = 0.0 if serving else float(config.lost_when_missed)
     _admit(spec, config)
     if config.ttl_us is not None:
         spec.ttl_us = config.ttl_us
@@ -126,6 +128,9 @@ class NativeTable(CheckedTable):
         if native_rule(config.rule) is None or native_initial(config.init) is None:
             raise ConfigError(f"Table '{config.name}'", got=f"{config.rule}, {config.init}",
                               expected="a rule and an init with a native form", do="Use open_table.")  # fmt: skip
+        require(serving or not config.lost_when_missed or native_clips(config.transforms) is not None,
+                f"Table '{config.name}', transforms", got="RowL2 with untouched='lazy' beside one in Python",
+                expected="transforms with a native form", do="Use open_table.")  # fmt: skip
         super().__init__(config, serving=serving)
         assert module is not None
         if native_clips(config.transforms) is not None:
@@ -216,6 +221,10 @@ class NativeTable(CheckedTable):
             raise self._arguments.future(mark, self.mark())
         self._accept(self._native.forget(mark), "forget", mark)
 
+    def clipping(self) -> Clipping:
+        """Return how many rows have learned, and been clipped, since this table was opened."""
+        return super().clipping() if self._python_transforms else Clipping(*self._native.clipping())
+
     def stats(self) -> TableStats:
         """Return numbers about the table."""
         rows, size, admitted, filtered, evicted, load, pending = self._native.stats()
@@ -294,8 +303,10 @@ def open_table(config: TableConfig, *, serving: bool = False) -> CheckedTable:
             "the reference table in Python is used instead: same results, about a hundred times slower.",
         )  # fmt: skip
         return ReferenceTable(config, serving=serving)
-    if native_rule(config.rule) is None or native_initial(config.init) is None:
+    lazy_in_python = bool(config.lost_when_missed) and native_clips(config.transforms) is None
+    if native_rule(config.rule) is None or native_initial(config.init) is None or lazy_in_python:
         parts = f"{type(config.rule).__name__} with {type(config.init).__name__}"
+        parts += " and lazy RowL2 beside a transform in Python" if lazy_in_python else ""
         note_once(
             f"native form of {parts}",
             f"Table '{config.name}': {parts} has no native form; the reference table in Python is used: slower.",

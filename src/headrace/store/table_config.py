@@ -14,7 +14,7 @@ from headrace.store.admission import Admission, AdmitAll, AdmitCount, AdmitProba
 from headrace.store.capacity import require_room
 from headrace.store.hashing import key_of
 from headrace.store.initial import InitialRow, Uniform
-from headrace.store.row_rules import Adagrad, RowRule
+from headrace.store.row_rules import Adagrad, FloatArray, RowRule
 from headrace.store.storage import Storage
 
 MAX_DIM = 65_536
@@ -108,6 +108,25 @@ class TableConfig:
         return rate
 
     @property
+    def lost_when_missed(self) -> np.float32:
+        """Part of a row, times the rate, that is lost in each update which the row misses (`RowL2`, lazy)."""
+        return np.float32(sum(float(getattr(item, "lost_when_missed", 0.0)) for item in self.transforms))
+
+    @property
+    def paced(self) -> bool:
+        """Whether each row has one slot more, the last, for the update in which it last learned; see `pace`."""
+        return bool(self.lost_when_missed) or bool(getattr(self.rule, "paced", False))
+
+    def slot_count(self) -> int:
+        """Return S, the floats kept beside an embedding: those of the rule, and the pace."""
+        return self.rule.slot_count(self.dim) + int(self.paced)
+
+    def fresh_slots(self) -> FloatArray:
+        """Return the slots (S,) of a row that has not learned yet."""
+        slots = self.rule.fresh_slots(self.dim)
+        return np.append(slots, np.float32(0.0)) if self.paced else slots
+
+    @property
     def ttl_us(self) -> int | None:
         """`ttl_s` in whole microseconds of event time."""
         return None if self.ttl_s is None else round(self.ttl_s * 1e6)
@@ -120,6 +139,19 @@ class TableConfig:
 
 def _whole(value: object) -> bool:
     return isinstance(value, int) and not isinstance(value, bool)
+
+
+@dataclass(frozen=True, slots=True)
+class Clipping:
+    """How often the clips of a table fired.
+
+    Attributes:
+        learned: Rows that learned, one per row and update.
+        clipped: Those of them whose gradient was clipped.
+    """
+
+    learned: int
+    clipped: int
 
 
 @dataclass(frozen=True, slots=True)

@@ -174,3 +174,11 @@ def test_moved_refuses_blocks_that_do_not_cover_the_layer():
 
 def test_diff_names_the_versions():
     assert diff(OLD, OLD.evolved(drop=["age"])).splitlines()[0] == "schema version 1 -> 2"
+
+
+def test_other_statistics_are_refused() -> None:
+    old = Schema(features=(IdFeature("user", 4),), preparation="a")
+    new = Schema(features=(IdFeature("user", 4),), preparation="b", version=2)
+    with pytest.raises(SchemaError, match="another meaning"):
+        plan(old, new).check()
+    assert plan(old, old).unchanged

@@ -1,3 +1,4 @@
+import dataclasses
 import json
 
 import pyarrow as pa
@@ -245,6 +246,12 @@ def test_a_null_label_is_refused_with_its_row():
     assert "Column 'label', row 1: got null" in str(caught.value)
 
 
+def test_an_extra_label_may_be_unknown_but_not_nan():
+    FULL.validate(rows(liked=pa.array([1.0, None])))
+    with pytest.raises(SchemaError, match="Column 'liked', row 1"):
+        FULL.validate(rows(liked=pa.array([1.0, float("nan")])))
+
+
 def test_a_dense_nan_is_refused_with_its_row_but_a_null_is_not():
     FULL.validate(rows(price=pa.array([None, 1.0])))
     with pytest.raises(SchemaError) as caught:
@@ -280,3 +287,14 @@ def test_evolved_drops_retypes_in_place_and_adds_at_the_end():
         "user_id", "item", "genres", "history", "title", "price", "position", "age"]  # fmt: skip
     assert new.version == 4
     assert new.feature("genres") == MultiIdFeature("genres", 4)
+
+
+def test_a_preparation_is_part_of_the_schema() -> None:
+    plain = Schema(features=(IdFeature("user", 4),))
+    prepared = dataclasses.replace(plain, preparation="0123456789abcdef")
+    assert "preparation" not in json.loads(plain.to_json())  # schemas stored before there were any keep their prints
+    assert Schema.from_json(prepared.to_json()) == prepared
+    assert prepared.fingerprint() != plain.fingerprint()
+    assert prepared.evolved(add=[IdFeature("city", 4)]).preparation == prepared.preparation
+    with pytest.raises(ConfigError, match="preparation"):
+        dataclasses.replace(plain, preparation=3)

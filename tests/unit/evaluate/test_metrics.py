@@ -12,11 +12,13 @@ from sklearn import metrics as sk
 from headrace.errors import ConfigError, DataError
 from headrace.evaluate.metrics import (
     auc,
+    average_precision,
     calibration_ratio,
     expected_calibration_error,
     grouped_auc,
     log_loss,
     normalised_entropy,
+    relative_information_gain,
 )
 
 
@@ -137,3 +139,71 @@ def test_bins_have_to_be_positive() -> None:
 def test_groups_have_to_be_as_many_as_rows() -> None:
     with pytest.raises(DataError, match="groups"):
         grouped_auc([0, 1], [0.1, 0.2], [1])
+
+
+@pytest.mark.parametrize("ties", [False, True])
+@pytest.mark.parametrize("seed", range(3))
+def test_average_precision_equals_scikit_learn(seed: int, ties: bool) -> None:
+    labels, scores, weights = sample(seed, ties=ties)
+    assert average_precision(labels, scores) == pytest.approx(sk.average_precision_score(labels, scores), abs=1e-12)
+    expected = sk.average_precision_score(labels, scores, sample_weight=weights)
+    assert average_precision(labels, scores, weights) == pytest.approx(expected, abs=1e-12)
+
+
+def test_average_precision_without_positives_does_not_exist() -> None:
+    assert math.isnan(average_precision([0, 0], [0.1, 0.2]))
+
+
+def test_information_gain_is_what_entropy_leaves() -> None:
+    labels, scores, weights = sample(0)
+    gain = relative_information_gain(labels, scores, weights)
+    assert gain == 1 - normalised_entropy(labels, scores, weights)
+    assert 0 < gain < 1
+
+
+@pytest.mark.parametrize("weighted", [False, True])
+@pytest.mark.parametrize("kind", ["integers", "texts", "wide"])
+def test_grouped_auc_equals_scikit_learn_group_by_group(weighted: bool, kind: str) -> None:
+    labels, scores, weights = sample(7, 900, ties=True)
+    groups = np.random.default_rng(1).integers(0, 60, 900)
+    named = {"integers": groups - 5, "texts": np.array([f"u{g}" for g in groups]), "wide": groups * (1 << 55)}[kind]
+    weights = weights if weighted else np.ones(900)
+    values, masses = [], []
+    for group in np.unique(groups):
+        rows = groups == group
+        if 0 < labels[rows].sum() < rows.sum():
+            values.append(sk.roc_auc_score(labels[rows], scores[rows], sample_weight=weights[rows]))
+            masses.append(weights[rows].sum())
+    found = grouped_auc(labels, scores, named, weights if weighted else None)
+    assert found == pytest.approx(np.average(values, weights=masses), abs=1e-12)
+
+
+def test_a_row_without_a_group_is_refused() -> None:
+    with pytest.raises(DataError, match="groups, row 1"):
+        grouped_auc([0, 1, 1], [0.1, 0.2, 0.3], np.array(["a", None, "b"], dtype=object))
+
+
+@pytest.mark.parametrize("scores", [[-2.0, 1.0, -3.0, 0.5], [-0.0, 0.0, -1e-40, 1e-40], [1e38, -1e38, 0.0, 3e38]])
+def test_single_precision_scores_of_any_sign_keep_their_order(scores: list[float]) -> None:
+    labels = [0, 1, 0, 1]
+    single = np.array(scores, np.float32)
+    assert auc(labels, single) == sk.roc_auc_score(labels, single)
+
+
+def test_scores_too_close_for_single_precision_are_not_ties() -> None:
+    scores = np.array([0.5, 0.5 + 1e-12, 0.5, 0.5 + 2e-12])
+    assert auc([0, 1, 0, 1], scores) == 1.0
+
+
+def test_a_score_beyond_single_precision_is_still_a_score() -> None:
+    assert auc([0] * 64 + [1], [*[0.0] * 64, 1e300]) == 1.0
+
+
+def test_single_and_double_precision_agree_on_many_rows() -> None:
+    labels, scores, _ = sample(3, 50_000)
+    single = scores.astype(np.float32)
+    groups = np.arange(50_000) % 997
+    assert auc(labels, single) == auc(labels, single.astype(np.float64), np.ones(50_000)) == pytest.approx(
+        sk.roc_auc_score(labels, single), abs=1e-12)  # fmt: skip
+    expected = grouped_auc(labels, single, groups, np.ones(50_000))
+    assert grouped_auc(labels, single, groups) == pytest.approx(expected, abs=1e-12)

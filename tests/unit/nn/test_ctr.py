@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
+from types import SimpleNamespace
 
 import pytest
 import torch
 from torch import Tensor, nn
 
 from headrace.errors import ConfigError, DataError
-from headrace.nn import DeepFM, LogisticRegression, generator
+from headrace.nn import DeepFM, Hidden, LogisticRegression, generator
 from headrace.types import Batch, Jagged
 
 
@@ -209,3 +211,34 @@ def test_the_interaction_term_alone_finds_it_too() -> None:
     for parameter in model.deep.parameters():
         parameter.requires_grad_(False).zero_()
     assert accuracy(model) > 0.77
+
+
+@pytest.mark.parametrize("hidden", [(8, 6), Hidden((8,), batch_norm=True)], ids=["plain", "batch norm"])
+def test_deepfm_keeps_what_every_family_keeps(
+    family_check: Callable[[Callable[..., nn.Module]], None], hidden: tuple[int, ...]
+) -> None:
+    family_check(lambda *inputs, **settings: DeepFM(*inputs, hidden, **settings))
+
+
+def test_logistic_regression_agrees_with_fuxictr(try_it: SimpleNamespace) -> None:
+    expected = try_it.Expected("lr")
+    place = "lr_layer.embedding_layer"
+    rows = expected.rows({name: expected.fuxictr(place, name) for name in expected.FEATURES})
+    expected.agrees(LogisticRegression(rows, expected.FEATURES, 2), {
+        "bias": expected.weights["lr_layer.bias"][0], "dense_weight": expected.numbers_of(place)[:, 0],
+    })  # fmt: skip
+
+
+@pytest.mark.parametrize("normed", [False, True])
+def test_deepfm_agrees_with_fuxictr(try_it: SimpleNamespace, normed: bool) -> None:
+    expected = try_it.Expected("deepfm_batch_norm" if normed else "deepfm")
+    own, first = expected.weights, "fm.lr_layer.embedding_layer"
+    factors = expected.numbers_of("embedding_layer")
+    model = DeepFM(expected.two_orders(first), expected.FEATURES, 2, Hidden((5, 4), batch_norm=normed))
+    deep = expected.under("mlp.mlp.", "deep.layers.")
+    last = f"deep.layers.{len(model.deep.layers) - 1}.bias"
+    expected.agrees(model, {
+        **deep, last: deep[last] + own["fm.lr_layer.bias"],  # ours has one bias where FuxiCTR has two
+        "deep.layers.0.weight": expected.plain_numbers(deep["deep.layers.0.weight"], factors),
+        "dense_weight": expected.numbers_of(first)[:, 0], "dense_factors": factors,
+    })  # fmt: skip

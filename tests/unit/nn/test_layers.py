@@ -77,3 +77,9 @@ def test_a_feature_without_embedding_names_the_nearest() -> None:
 def test_an_unpooled_feature_is_refused() -> None:
     with pytest.raises(DataError, match="pooling 'sum' or 'mean'"):
         embedded({"words": torch.zeros(7, 3)}, ["words"], 2)
+
+
+def test_a_linear_layer_may_have_no_bias_and_the_same_weights() -> None:
+    with_bias, without = linear(3, 2, generator(1)), linear(3, 2, generator(1), bias=False)
+    assert without.bias is None
+    assert torch.equal(with_bias.weight, without.weight)

@@ -113,17 +113,51 @@ def test_the_root_is_rounded_correctly() -> None:
     np.testing.assert_array_equal(clipped, grads.numpy()[:, 0] * scales)
 
 
+@pytest.mark.parametrize("order", ["paper", "code"])
+def test_skipped_columns_are_neither_measured_nor_scaled(order: str) -> None:
+    weights, grads, counts = batch()
+    clip, rest = CowClip(ratio=0.3, order=order, skip=2), CowClip(ratio=0.3, order=order)
+    clipped = clip(weights, grads, counts)
+    assert torch.equal(clipped[:, :2], grads[:, :2])
+    assert torch.equal(clipped[:, 2:], rest(weights[:, 2:], grads[:, 2:], counts))
+    assert torch.equal(clip.over(weights, grads, counts), rest.over(weights[:, 2:], grads[:, 2:], counts))
+    everything = CowClip(ratio=0.0, lower_bound=0.0, order=order, skip=10)
+    assert torch.equal(everything(weights, grads, counts), grads)
+    assert not everything.over(weights, grads, counts).any()
+
+
+@pytest.mark.parametrize("clip", [RowNormClip(max_norm=0.5), CowClip(ratio=0.5), CowClip(ratio=0.3, order="code")])
+def test_over_tells_which_rows_are_clipped(clip: CowClip | RowNormClip) -> None:
+    weights, grads, counts = batch()
+    over = clip.over(weights, grads, counts)
+    assert torch.equal(over, (clip(weights, grads, counts) != grads).any(dim=1))
+    assert over.any()
+    assert not over.all()
+
+
+@pytest.mark.parametrize("order", ["paper", "code"])
+def test_a_bound_relative_to_the_batch_clips_a_mean_loss_alike_at_every_size(order: str) -> None:
+    weights, grads, counts = batch()
+    clip = CowClip(ratio=0.5, lower_bound=0.05, order=order)
+    whole = clip.relative_to_batch(1)(weights, grads, counts)
+    assert torch.equal(whole, clip(weights, grads, counts))
+    mean = clip.relative_to_batch(64)(weights, grads / 64, counts)
+    torch.testing.assert_close(64 * mean, whole)
+    assert not torch.equal(whole, grads)
+
+
 def test_native_forms() -> None:
     assert RowNormClip(max_norm=2.0).native_form() == (1, (2.0,))
-    assert CowClip(ratio=0.5, lower_bound=0.1).native_form() == (2, (0.5, 0.1))
-    assert CowClip(ratio=0.5, lower_bound=0.1, order="code").native_form() == (3, (0.5, 0.1))
+    assert CowClip(ratio=0.5, lower_bound=0.1).native_form() == (2, (0.5, 0.1, 0.0))
+    assert CowClip(ratio=0.5, lower_bound=0.1, order="code", skip=1).native_form() == (3, (0.5, 0.1, 1.0))
 
 
 @pytest.mark.parametrize(
     "make",
     [
         lambda: RowNormClip(max_norm=0.0), lambda: RowNormClip(max_norm=float("inf")), lambda: CowClip(ratio=-1.0),
-        lambda: CowClip(lower_bound=float("nan")), lambda: CowClip(order="other"),
+        lambda: CowClip(lower_bound=float("nan")), lambda: CowClip(order="other"), lambda: CowClip(skip=-1),
+        lambda: CowClip().relative_to_batch(0),
     ],
 )  # fmt: skip
 def test_a_value_that_cannot_work_is_refused(make: Callable[[], RowTransform]) -> None:

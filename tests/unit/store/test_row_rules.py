@@ -7,7 +7,8 @@ import pytest
 import torch
 
 from headrace.errors import ConfigError
-from headrace.store.row_rules import FTRL, SGD, Adagrad, Adam, AdamW, Momentum, RowRule
+from headrace.store.row_rules import FTRL, SGD, Adagrad, Momentum, RowRule
+from headrace.store.row_rules_adam import Adam, AdamW
 from headrace.store.row_rules_whole import GroupFTRL, RowWiseAdagrad
 
 STEPS, DIM = 50, 6

@@ -25,8 +25,10 @@ from headrace.data.datasets.recorded import (
     request_events,
     text,
 )
+from headrace.data.examples import Examples
 from headrace.data.features import IdFeature, Schema
 from headrace.data.layout import Layout
+from headrace.data.prepare_columns import Category, Preparation
 from headrace.errors import DataError
 from headrace.types import Events
 
@@ -39,6 +41,7 @@ CATEGORIES = (
 ITEM = "C14"
 """The finest of the anonymous columns about the advertisement; it stands for the item."""
 
+CALENDAR = ("hour_of_day", "weekday", "is_weekend")
 HOUR_US = 3_600_000_000
 
 
@@ -59,6 +62,30 @@ def layout() -> Layout:
         format="csv", types={"click": "float32"}, time="hour", time_unit="%y%m%d%H", key=("id",), kind="example",
         rename={"click": "label", ITEM: "item"}, keep=("click", ITEM, *CATEGORIES, "hour_of_day"), derive=_with_hour,
     )  # fmt: skip
+
+
+def examples(path: Path | None = None, *, rows: int | None = None) -> Examples:
+    """Return the labelled rows of a file in its order, with hour of the day, weekday (0 = Monday) and weekend.
+
+    Raises:
+        DataError: If there is no file (with the names looked for and the official address).
+    """
+    found = path or find()
+    if found is None:
+        raise missing("Avazu", NAMES, ADDRESS)
+    layout = Layout(format="csv", types={"click": "float32"}, rename={"click": "label"}, derive=_with_calendar,
+                    keep=("click", "hour", ITEM, *CATEGORIES, *CALENDAR))  # fmt: skip
+    return Examples(name="avazu", paths=(found,), layout=layout, rows=rows)
+
+
+def preparation(*, min_count: int = 2) -> Preparation:
+    """Return the 24 fields of Avazu_x4 as categories: no row id, and the hour as three of them.
+
+    Args:
+        min_count: Rarer values share one id; Avazu_x4_001 takes 2, _002 takes 1.
+    """
+    names = (*CALENDAR, ITEM, *CATEGORIES)
+    return Preparation(columns=tuple(Category(name, min_count=min_count) for name in names), item=ITEM)
 
 
 def load(
@@ -105,6 +132,16 @@ def impressions(part: pa.Table) -> Events:
 
 def _with_hour(batch: pa.RecordBatch) -> pa.RecordBatch:
     return batch.append_column("hour_of_day", pc.utf8_slice_codeunits(batch["hour"], 6, 8))
+
+
+def _with_calendar(batch: pa.RecordBatch) -> pa.RecordBatch:
+    encoded = batch["hour"].dictionary_encode()
+    times = pc.strptime(encoded.dictionary, format="%y%m%d%H", unit="us", error_is_null=True)
+    weekdays = pc.day_of_week(times)
+    made = (pc.hour(times), weekdays, pc.if_else(pc.greater_equal(weekdays, 5), 1, 0))
+    for name, values in zip(CALENDAR, made, strict=True):
+        batch = batch.append_column(name, values.cast(pa.int64()).take(encoded.indices))
+    return batch
 
 
 def _spread(hours: pa.ChunkedArray, path: Path) -> pa.Array:

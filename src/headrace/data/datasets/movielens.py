@@ -6,7 +6,8 @@ or a copy without times). Where no file is found, the official archive is downlo
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -27,10 +28,14 @@ from headrace.data.datasets.recorded import (
     request_events,
     text,
 )
+from headrace.data.datasets.side_columns import InTurn, SideColumns
 from headrace.data.download import Archive, cache_folder, checked_against, download, extract
+from headrace.data.examples import Examples
 from headrace.data.features import DenseFeature, IdFeature, Schema
+from headrace.data.files import find_file
 from headrace.data.hashing import cross_ids, hash_text
-from headrace.data.layout import Layout
+from headrace.data.layout import Derive, Layout
+from headrace.data.prepare_columns import Categories, Category, Preparation
 from headrace.types import Events
 
 OFFICIAL = "https://files.grouplens.org/datasets/movielens"
@@ -67,6 +72,32 @@ EDITIONS = {
     ),
 }  # fmt: skip
 """By name; `auto` takes the first whose file is there."""
+
+
+USER_COLUMNS = ("gender", "age", "occupation", "zip_code")
+SIDES: dict[str, tuple[tuple[str, tuple[str, ...], str, tuple[str, ...]], ...]] = {
+    "1m": (
+        ("user", ("users.dat", "ml1m_users.dat"), "::", ("id", *USER_COLUMNS)),
+        ("movie", ("ml1m_movies_extrainfos.dat",), "::",
+         ("id", "title", "year", "rated", "released", "genres", "directors", "writers", "actors", "plot")),
+        ("movie", ("movies.dat",), "::", ("id", "title", "genres")),
+    ),
+    "100k": (
+        ("user", ("u.user",), "|", ("id", "age", "gender", "occupation", "zip_code")),
+        ("user", ("ml100k.user",), "\t", ()),
+        ("movie", ("ml100k.item",), "\t", ()),
+    ),
+    "latest-small": (("movie", ("movies.csv", "ml_latest_small_movies.csv"), "", ()),),
+    "25m": (("movie", ("movies.csv", "ml_25m_movies.csv"), "", ()),),
+}  # fmt: skip
+"""Files beside the ratings: what they are about, names, delimiter, and columns where they have no header."""
+
+ATOMIC = {
+    "user_id:token": "id", "age:token": "age", "gender:token": "gender", "occupation:token": "occupation",
+    "zip_code:token": "zip_code", "item_id:token": "id", "release_year:token": "year", "class:token_seq": "genres",
+    "movieId": "id",
+}  # fmt: skip
+"""What columns of files with a header are called here."""
 
 
 def find(variant: str = "auto") -> Path | None:
@@ -126,6 +157,89 @@ def load(
         name="movielens", variant=_variant(found), path=found, table=table, events=impressions, delay=delay,
         notes=tuple(notes),
     )  # fmt: skip
+
+
+def examples(path: Path | None = None, *, positive_from: float = 3.5, rows: int | None = None) -> Examples:
+    """Return the ratings of a file in its order as labelled rows, with what is known of user and movie beside them.
+
+    Nothing is downloaded; see `fetch`. A file of users or movies that is not there leaves its columns null.
+
+    Args:
+        path: The ratings file of any edition; None: as `find` finds it.
+        positive_from: Least rating whose label is 1.
+        rows: Only the first so many.
+
+    Raises:
+        DataError: If there is no file.
+    """
+    found = path or find()
+    if found is None:
+        raise missing("MovieLens", [name for edition in EDITIONS.values() for name in edition.names], OFFICIAL)
+    read = layout(found, positive_from=positive_from)
+    user, item, rating = read.key[0], read.key[1], next(iter(read.types))
+    steps: list[Derive] = [Labelled(rating, positive_from)]
+    columns = _side_columns(_variant(found))
+    for about, key in (("user", user), ("movie", item)):
+        wanted = [name for name in columns if (name in USER_COLUMNS) == (about == "user")]
+        if wanted:
+            steps.append(SideColumns(key, _side_table(found, about, wanted)))
+    kept = (*read.keep[:3], "label", *columns) if read.keep else None
+    extra = ("fold",) if "5fold" in found.name else tuple(filter(None, [read.time]))
+    times = {read.time: "timestamp"} if read.time else {}
+    whole = replace(read, derive=InTurn(steps), keep=(*kept, *extra) if kept else None, rename={**read.rename, **times})
+    return Examples(name="movielens", paths=(found,), layout=whole, rows=rows)
+
+
+def preparation(*, variant: str = "auto", min_count: int = 1) -> Preparation:
+    """Return user, movie and what an edition knows of them as categories; genres as a list of them.
+
+    Args:
+        variant: Name of an edition; `auto`: that of the file that `find` finds.
+        min_count: Rarer values share one id.
+    """
+    known_name("MovieLens, variant", variant, ["auto", *EDITIONS])
+    found = find() if variant == "auto" else None
+    columns = _side_columns(variant if found is None else _variant(found))
+    single = ("user_id", "item", *(name for name in columns if name != "genres"))
+    genres = [Categories("genres", min_count=min_count)] if "genres" in columns else []
+    return Preparation(columns=(*(Category(name, min_count=min_count) for name in single), *genres))
+
+
+def _side_columns(variant: str) -> tuple[str, ...]:
+    """Return the columns about users and movies that examples of an edition have."""
+    users = USER_COLUMNS if variant in ("1m", "100k") else ()
+    years = ("year",) if variant in ("1m", "100k") else ()
+    return (*users, *years, "genres") if variant in SIDES else ()
+
+
+def _side_table(path: Path, about: str, wanted: Sequence[str]) -> pa.Table:
+    """Read the file about users or movies that lies beside a ratings file; one without rows where there is none."""
+    for kind, names, delimiter, columns in SIDES.get(_variant(path), ()):
+        side = find_file([path.parent], names) if kind == about else None
+        if side is None:
+            continue
+        table = (
+            _parted(side, columns)
+            if delimiter == "::"
+            else read_table(side, Layout(format="csv", names=columns, delimiter=delimiter, quote=not delimiter))
+        )
+        table = table.rename_columns([ATOMIC.get(name, name) for name in table.column_names])
+        if "genres" in table.column_names:
+            parted = pc.replace_substring_regex(table["genres"], r", |\|" if "::" in delimiter else r" ", "|")
+            at = table.column_names.index("genres")
+            table = table.set_column(at, "genres", parted if delimiter else table["genres"])
+        empty = pa.nulls(table.num_rows, pa.string())
+        return pa.table({"id": table["id"], **{name: table[name] if name in table.column_names else empty
+                                               for name in wanted}})  # fmt: skip
+    return pa.table({name: pa.array([], pa.string()) for name in ("id", *wanted)})
+
+
+def _parted(path: Path, columns: Sequence[str]) -> pa.Table:
+    """Read rows with `::` between their values; what is beyond the last column belongs to it (a plot may have `::`)."""
+    encoding = "latin-1" if path.name.startswith("movies.dat") else "utf-8"
+    whole = Layout(format="csv", names=("row",), delimiter="\x1e", quote=False, encoding=encoding)
+    parts = pc.split_pattern(read_table(path, whole)["row"].combine_chunks(), "::", max_splits=len(columns) - 1)
+    return pa.table({name: pc.list_element(parts, at) for at, name in enumerate(columns)})
 
 
 def fetch(variant: str, folder: Path | None = None) -> Path:

@@ -20,6 +20,7 @@ from headrace.data.datasets.recorded import (
     RecordedLog,
     codes,
     find_in,
+    first_line,
     in_order,
     missing,
     numbers,
@@ -28,8 +29,10 @@ from headrace.data.datasets.recorded import (
     text,
 )
 from headrace.data.datasets.trivago_history import list_features, touch_features, user_features
+from headrace.data.examples import Examples
 from headrace.data.features import DenseFeature, IdFeature, Schema
 from headrace.data.layout import Layout
+from headrace.data.prepare_columns import Category, Number, Preparation
 from headrace.errors import DataError
 from headrace.types import Events
 
@@ -66,6 +69,36 @@ def schema(dim: int = 9, *, sessions: bool = False) -> Schema:
     place = DenseFeature("position_log", column=POSITION, transform="log1p", serve_as=1.0)
     touches = [DenseFeature("touched", transform="log1p"), DenseFeature("touched_last")] if sessions else []
     return Schema(features=(*ids, *ranks, *logs, place, *(DenseFeature(name) for name in DENSE), *touches))
+
+
+def examples(path: Path | None = None, *, rows: int | None = None) -> Examples:
+    """Return the labelled rows of a table with one row per shown hotel, in its order (that of time).
+
+    Nothing is worked out from earlier rows; for rows with what a user saw and clicked before take `load().examples()`.
+
+    Raises:
+        DataError: If there is no file, or it is the session file, whose lists `load` takes apart.
+    """
+    found = path or find_in(NAMES[:1])
+    if found is None:
+        raise missing("trivago", NAMES[:1], ADDRESS)
+    if "click," not in first_line(found):
+        raise DataError(f"File {found}", got="no column 'click'", expected="a table with one row per shown hotel",
+                        do="Read session files with `load`.")  # fmt: skip
+    types = {"click": "float32", "price": "float32", "n_impressions": "float32", "timestamp": "int64"}
+    layout = Layout(format="csv", types=types, rename={"click": "label", "item_id": "item"})
+    return Examples(name="trivago", paths=(found,), layout=layout, rows=rows)
+
+
+def preparation(*, min_count: int = 2) -> Preparation:
+    """Return user, hotel, place and context as categories, price and length of the list as numbers.
+
+    Args:
+        min_count: Rarer values share one id.
+    """
+    ids = (Category(name, min_count=min_count) for name in ("user_id", "item", "city", "platform", "device"))
+    numbers = (Number(name, log1p=True, scale="standard") for name in ("price", "n_impressions"))
+    return Preparation(columns=(*ids, Category(POSITION, serve_as=1), *numbers), keep=("timestamp",))
 
 
 def load(

@@ -1,0 +1,26 @@
+"""Rankers offline: fitted over epochs, chosen by validation, judged once, and published as any run is."""
+
+from headrace.ranking.config import DenseOptimizer, FitConfig, as_online
+from headrace.ranking.examples import ExampleSet, InMemory, Splits, cut
+from headrace.ranking.fit import Evaluation, FitProgress, RankerFit, fit_ranker, judge_published, open_ranker
+from headrace.ranking.judge import Judged, judge
+from headrace.ranking.network import Network
+
+__all__ = [
+    "DenseOptimizer",
+    "Evaluation",
+    "ExampleSet",
+    "FitConfig",
+    "FitProgress",
+    "InMemory",
+    "Judged",
+    "Network",
+    "RankerFit",
+    "Splits",
+    "as_online",
+    "cut",
+    "fit_ranker",
+    "judge",
+    "judge_published",
+    "open_ranker",
+]
