@@ -1,6 +1,6 @@
 """Accuracy of the model families beside FuxiCTR's: same data, split, preparation, order of examples and settings.
 
-    python benchmarks/ctr_accuracy.py [--quick] [--families A,B] [--data A,B] [--workers N] [--json] [--record FILE]
+    python benchmarks/ctr_accuracy.py [--quick | --full] [--families A,B] [--data A,B] [--workers N] [--json] [--record FILE]
 
 Every cell (a family on a data set with a seed) is trained by each side in a process of its own with one thread, Adam
 with one rate for everything, no regularisation, a few epochs. Shown are the test AUC at the best validation and after
@@ -97,7 +97,9 @@ def rows_of(folder: str) -> dict[str, int]:
 def arguments() -> argparse.Namespace:
     """Read the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--quick", action="store_true", help="one family on one small data set, under a minute")
+    size = parser.add_mutually_exclusive_group()
+    size.add_argument("--quick", action="store_true", help="one family on one small data set, under a minute")
+    size.add_argument("--full", action="store_true", help="all rows of every data set, not the first 120,000")
     parser.add_argument("--families", help=f"only these, of {','.join(FAMILIES)}")
     parser.add_argument("--data", help=f"only these, of {','.join(DATA)}")
     parser.add_argument("--workers", type=int, default=min(2, os.cpu_count() or 1), help="processes at once")
@@ -109,7 +111,8 @@ def arguments() -> argparse.Namespace:
 def main() -> int:
     """Measure and print."""
     asked = arguments()
-    plan = PLANS["quick" if asked.quick else "standard"]
+    size = "quick" if asked.quick else "full" if asked.full else "standard"
+    plan = PLANS[size]
     for name in ("families", "data"):
         if getattr(asked, name):
             plan = replace(plan, **{name: tuple(getattr(asked, name).split(","))})
@@ -119,8 +122,8 @@ def main() -> int:
         say("benchmarks/ctr_accuracy.py: there is no FuxiCTR to compare with; scripts/peers_ctr.sh says why")
         return 1
     flags = "".join(f" --{name} {getattr(asked, name)}" for name in ("families", "data") if getattr(asked, name))
-    quick = " --quick" if asked.quick else ""
-    result = measure(plan, f"python benchmarks/ctr_accuracy.py{quick}{flags}", asked.workers)
+    told = "" if size == "standard" else f" --{size}"
+    result = measure(plan, f"python benchmarks/ctr_accuracy.py{told}{flags}", asked.workers)
     if not result["figures"]:
         say("benchmarks/ctr_accuracy.py: no data set is there; HEADRACE_DATA names their folder")
         return 1

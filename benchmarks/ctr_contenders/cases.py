@@ -92,6 +92,7 @@ class Plan:
 
 
 PLANS = {
-    "standard": Plan(tuple(FAMILIES)),
+    "standard": Plan(tuple(FAMILIES), rows=120_000),
+    "full": Plan(tuple(FAMILIES)),
     "quick": Plan(("DeepFM",), ("movielens_tag",), seeds=(0, 1), epochs=2, rows=60_000),
 }

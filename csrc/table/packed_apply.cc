@@ -57,7 +57,10 @@ void PackedStep::Sum(Work& work, int part, std::span<const float* const> grads) 
       SumList(inputs_[f], features_[f].pooling, list, ChunkStart(work, chunk), grads[f], dim, sums);
     }
   }
-  work.step.parts[static_cast<size_t>(part)].grads = sums;
+  StepPart& step = work.step.parts[static_cast<size_t>(part)];
+  step.grads = sums;
+  step.finite =
+      ActiveKernels().finite(sums, static_cast<int64_t>(count));  // now, while they are in the cache
 }
 
 bool PackedStep::Fits(size_t f, size_t rows, size_t dim) const {

@@ -33,6 +33,7 @@ struct StepPart {
   std::span<const int64_t> counts;
   std::span<const int64_t> times;
   const float* grads = nullptr;
+  bool finite = false;               // whether grads are known to be
   const uint64_t* hashes = nullptr;  // (U), of the caller's or in own_hashes
   std::vector<uint64_t> own_hashes;
   std::vector<Cell> cells;          // (U) the row of each id, or kNoCell

@@ -117,7 +117,7 @@ bool Table::Prepare(StepPart* part, uint64_t mark) const {
   const RowStore& pending = content_->pending;
   const size_t n = part->ids.size();
   part->Reset();
-  if (!ActiveKernels().finite(part->grads, static_cast<int64_t>(n) * spec_.dim)) {
+  if (!part->finite && !ActiveKernels().finite(part->grads, static_cast<int64_t>(n) * spec_.dim)) {
     part->bad_row = CheckFinite({part->grads, n * static_cast<size_t>(spec_.dim)}, spec_.dim).detail;
     return false;
   }
