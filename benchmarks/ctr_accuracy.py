@@ -1,6 +1,6 @@
 """Accuracy of the model families beside FuxiCTR's: same data, split, preparation, order of examples and settings.
 
-    python benchmarks/ctr_accuracy.py [--quick | --full] [--families A,B] [--data A,B] [--workers N] [--json] [--record FILE]
+    python benchmarks/ctr_accuracy.py [--quick | --full] [--families A,B] [--data A,B] [--workers N] [--json] [--record]
 
 Every cell (a family on a data set with a seed) is trained by each side in a process of its own with one thread, Adam
 with one rate for everything, no regularisation, a few epochs. Shown are the test AUC at the best validation and after
@@ -42,7 +42,8 @@ def say(text: str) -> None:
 
 def measure(plan: Plan, command: str, workers: int) -> dict[str, Any]:
     """Train every cell of a plan and return the result object."""
-    folders, notes = {}, [f"{name}: {known.note}" for name, known in FAMILIES.items() if known.note]
+    folders, notes = {}, [f"{name}: {FAMILIES[name].note}" for name in plan.families if FAMILIES[name].note]
+    notes += [f"{name}: {FAMILIES[name].epochs} epochs" for name in plan.families if FAMILIES[name].epochs]
     for name in plan.data:
         try:
             folders[name] = str(folder_of(name, plan.rows))
@@ -99,7 +100,7 @@ def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     size = parser.add_mutually_exclusive_group()
     size.add_argument("--quick", action="store_true", help="one family on one small data set, under a minute")
-    size.add_argument("--full", action="store_true", help="all rows of every data set, not the first 120,000")
+    size.add_argument("--full", action="store_true", help="all rows of every data set, not the first 60,000, and three passes")
     parser.add_argument("--families", help=f"only these, of {','.join(FAMILIES)}")
     parser.add_argument("--data", help=f"only these, of {','.join(DATA)}")
     parser.add_argument("--workers", type=int, default=min(2, os.cpu_count() or 1), help="processes at once")

@@ -31,6 +31,7 @@ FUXICTR: dict[str, tuple[str, bool, dict[str, Any]]] = {
     "lr": ("LR", True, {}),
     "fm": ("FM", True, {}),
     "ffm": ("FFM", True, {}),
+    "fwfm": ("FwFM", True, {}),
     "wide_deep": ("WideDeep", True, DEEP),
     "deepfm": ("DeepFM", True, DEEP),
     "deepfm_batch_norm": ("DeepFM", True, {**DEEP, "batch_norm": True}),

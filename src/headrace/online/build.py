@@ -54,7 +54,7 @@ def open_learner(config: OnlineConfig) -> RankLearner:
     model = seeded_model(config, collection)
     return RankLearner(
         model, collection, torch.optim.Adam(model.parameters(), lr=config.dense_lr),
-        LogLoss(negative_rate=config.join.negative_rate, correction=config.correction),
+        config.objective or LogLoss(negative_rate=config.join.negative_rate, correction=config.correction),
         LearnerConfig(audit=config.audit, schema=config.schema, seed=config.seed),
     )  # fmt: skip
 

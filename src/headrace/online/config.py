@@ -12,7 +12,7 @@ from torch import nn
 from headrace.config import require
 from headrace.data import JoinConfig, PreparedStatistics, Schema
 from headrace.objectives import SamplingCorrection, Where
-from headrace.protocols import Feedback, RowTransform, Schedule, Source
+from headrace.protocols import Feedback, Objective, RowTransform, Schedule, Source
 from headrace.store import Adagrad, AdmitAll, InitialRow, RowRule, Storage, Uniform
 from headrace.store.admission import Admission
 from headrace.types import Events
@@ -78,6 +78,8 @@ class OnlineConfig:
         checkpoint_every: Published versions between two manifests of the learner.
         snapshot_every: Published versions between two full snapshots for replicas.
         correction: The one place where negative sampling is corrected for; idle while `join.negative_rate` is 1.
+        objective: The loss, for several labels, late answers and the like; it corrects for sampling itself. None:
+            `LogLoss`, with what `join` and `correction` say.
         metric_window_s: Width of the impression-time cohorts of progressive validation, in event time.
         prior: Click rate that the baselines believe in before they have learned anything.
         baselines: Learn logistic regression and position-only beside the model, on the same examples, for the report.
@@ -105,6 +107,7 @@ class OnlineConfig:
     checkpoint_every: int = 20
     snapshot_every: int = 50
     correction: Where = "training"
+    objective: Objective | None = None
     metric_window_s: float = 3600.0
     prior: float = 0.5
     baselines: bool = False

@@ -12,7 +12,7 @@ from headrace.data.examples import Examples
 from headrace.data.prepare_columns import Preparation
 from headrace.data.prepare_split import Split
 from headrace.data.prepared_files import PreparedData
-from headrace.nn import FFM, ffm_width
+from headrace.nn import FFM, FM, DeepFM, LogisticRegression, WideDeep, XDeepFM, ffm_width
 from headrace.online.config import TableSettings
 from headrace.optim import CowClip, Rates, RowL2, scale
 from headrace.optim.scaling import Rule
@@ -24,6 +24,9 @@ from headrace.store import Adam, Normal
 HIDDEN = (128, 128)
 BASE_ROWS = 1024
 """The batch size that the recipes' rates are right for."""
+
+WEIGHT_FIRST = (LogisticRegression, FM, FFM, WideDeep, DeepFM, XDeepFM)
+"""Families whose rows begin with a first-order weight, which CowClip's authors do not clip."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,10 +83,12 @@ def ranker_of(
     """Return the ranker on prepared data with the parts `train`, `valid` and `test`."""
     rates, fields = steps.rates(data.rows("train")), len(data.schema(1).features)
     l2 = (RowL2(weight=rates.l2),) if rates.l2 else ()
-    clip = (CowClip(),) if steps.scaling == "cowclip" else ()
+    width = ffm_width(fields, dim) if network.family is FFM else dim
+    first = int(network.family in WEIGHT_FIRST)
+    clip = (CowClip(skip=first),) if steps.scaling == "cowclip" and width > first else ()
     return FitConfig(
         name=f"{name}-{network.name}".lower(), data=PreparedSplits(data.folder, data.fingerprint, notes),
-        model=network, schema=data.schema(ffm_width(fields, dim) if network.family is FFM else dim),
+        model=network, schema=data.schema(width),
         preparation=data.statistics, seed=steps.seed, batch_rows=steps.batch_rows, epochs=steps.epochs,
         tables=TableSettings(rule=Adam(lr=rates.row_lr, beta1=0.0, correction="table"), transforms=(*l2, *clip),
                              init=Normal(rates.init_std)),

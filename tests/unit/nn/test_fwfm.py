@@ -68,6 +68,17 @@ def test_it_is_the_paper_s_formula() -> None:
     np.testing.assert_allclose(model(batch).detach().numpy(), expected, atol=1e-5)
 
 
+def test_it_agrees_with_fuxictr(try_it) -> None:
+    theirs = try_it.Expected("fwfm")
+    rows = theirs.rows({name: theirs.fuxictr("embedding_layer", name) for name in theirs.FEATURES})
+    theirs.agrees(FwFM(rows, theirs.FEATURES, 2), {
+        "pair_weights": theirs.weights["interaction_weight.weight"][0],
+        "linear.weight": theirs.weights["linear_weight_layer.weight"],
+        "linear.bias": theirs.weights["interaction_weight.bias"],
+        "fields.dense_factors": theirs.numbers_of("embedding_layer"),
+    })  # fmt: skip
+
+
 def test_with_equal_pair_weights_and_no_linear_term_it_is_fm() -> None:
     model, batch = FwFM(Rows(), FEATURES, 2), batch_of(7)
     nn.init.zeros_(model.linear.weight)
