@@ -100,7 +100,7 @@ def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     size = parser.add_mutually_exclusive_group()
     size.add_argument("--quick", action="store_true", help="one family on one small data set, under a minute")
-    size.add_argument("--full", action="store_true", help="all rows of every data set, not the first 60,000, and three passes")
+    size.add_argument("--full", action="store_true", help="all rows, and three passes")
     parser.add_argument("--families", help=f"only these, of {','.join(FAMILIES)}")
     parser.add_argument("--data", help=f"only these, of {','.join(DATA)}")
     parser.add_argument("--workers", type=int, default=min(2, os.cpu_count() or 1), help="processes at once")
