@@ -1,0 +1,1 @@
+"""GroupAnno (Liu et al. 2022): labels from annotators whose groups err alike. Read `card.md` first."""
