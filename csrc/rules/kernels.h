@@ -30,7 +30,8 @@ int64_t EncodedBytes(Precision precision, int64_t dim);
 // A change of a row's gradient before the rule, most often a clip:
 //   0  none
 //   1  row norm: p[0] is the largest norm
-//   2  CowClip as in the paper, 3 as in its code: p[0] is the ratio, p[1] the lower bound, p[2] how many leading
+//   2  CowClip as in the paper, 3 as in its code: p[0] is the ratio, p[1] the lower bound, p[2] how many
+//   leading
 //      coordinates are left alone
 //   4  L2: adds p[0] times the row, which is twice the weight of the penalty; 5 the same times the count
 struct Clip {
@@ -38,8 +39,8 @@ struct Clip {
   float p[4] = {};
 };
 
-// Where a step of a row stands in time: its update number, 1 for the first, and how many before it the row has
-// missed since it last learned. Only rules that ask for it (RowRule::Paced) look at it.
+// Where a step of a row stands in time: its update number, 1 for the first, and how many before it the row
+// has missed since it last learned. Only rules that ask for it (RowRule::Paced) look at it.
 struct Pace {
   uint64_t update = 1;
   uint32_t missed = 0;
