@@ -83,8 +83,9 @@ def time_table(record: ClaimRecord, grid: Grid, found: Mapping[Cell, Measured]) 
         record.add(f"time_vs_base_batch/{network}", mean_over_seeds(seconds[-1] / seconds[0]),
                    unit="of the time at 1x", goal=TIME)  # fmt: skip
     record.tables.append(ClaimTable(
-        f"Processor time of one pass on {grid.task} with CowClip, and rows a second",
-        ("network", *(f"{times}x" for times in grid.times)), tuple(rows), ("One core, with the making of batches.",),
+        f"Processor time of one pass on {grid.task} with CowClip, and rows a second: {', '.join(grid.networks)}",
+        ("network", *(f"{times}x" for times in grid.times)), tuple(rows), (
+            "One core, with the making of batches.",),
     ))  # fmt: skip
 
 
