@@ -21,6 +21,7 @@ from headrace.evaluate.progressive import ProgressiveMetric
 from headrace.evaluate.ranking import hit_rate, mean_average_precision, mean_reciprocal_rank, ndcg, recall
 from headrace.evaluate.report import Section, history_plots, write_report
 from headrace.evaluate.significance import SeedComparison, compare_seeds, paired_t, sign_flip, wilcoxon
+from headrace.evaluate.sizes import run_size
 from headrace.evaluate.streaming import StreamingAUC, Tally
 from headrace.evaluate.verdict import Comparison, Difference, Evaluation, Slice
 
@@ -67,6 +68,7 @@ __all__ = [
     "paired_t",
     "recall",
     "relative_information_gain",
+    "run_size",
     "sign_flip",
     "wilcoxon",
     "write_report",

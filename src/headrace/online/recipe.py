@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import importlib
 import inspect
 import typing
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeVar
 
 from headrace.errors import ConfigError, nearest
-from headrace.online.typed import typed
+from headrace.online.typed import member, typed
 
 CONFIGS = ("OnlineConfig", "FitConfig")
 """What a recipe may return, as its annotation says it."""
@@ -27,17 +26,7 @@ def find_recipe(name: str) -> Callable[..., Any]:
     if not module_name or not function_name:
         raise ConfigError("Recipe", got=repr(name), expected="package.module:function",
                           do="For example headrace.online.demo:trivago.")  # fmt: skip
-    try:
-        module = importlib.import_module(module_name)
-    except ModuleNotFoundError as error:
-        raise ConfigError("Recipe", got=f"module {module_name!r} ({error})", expected="a module that can be imported",
-                          do="Check the spelling and PYTHONPATH.") from error  # fmt: skip
-    recipes = {key: value for key, value in vars(module).items() if _is_recipe(value)}
-    if function_name not in recipes:
-        raise ConfigError("Recipe", got=repr(function_name), expected=nearest(function_name, recipes),
-                          do=f"{module_name} has these recipes.")  # fmt: skip
-    recipe: Callable[..., Any] = recipes[function_name]
-    return recipe
+    return member("Recipe", module_name, function_name, _is_recipe, "has these recipes.", said=name)
 
 
 def _is_recipe(value: object) -> bool:

@@ -74,17 +74,34 @@ def named_family(text: str) -> Callable[..., Any]:
         'DeepFM'
     """
     module_name, _, name = text.rpartition(":")
-    module_name = module_name or FAMILIES
+    return member("Model", module_name or FAMILIES, name, _is_family, "has these; another one is module:Name.")
+
+
+def member(
+    what: str, module_name: str, name: str, fits: Callable[[object], bool], others: str, *, said: str = ""
+) -> Callable[..., Any]:  # fmt: skip
+    """Import a module and return what it has under a name.
+
+    Args:
+        what: What is looked for, for errors.
+        module_name: The module.
+        name: The name in it.
+        fits: Whether something may be meant at all; the nearest names are taken from what fits.
+        others: What an error says of those names, after the module's own.
+        said: What was typed, where that is not just the name.
+
+    Raises:
+        ConfigError: If the module cannot be imported, or has nothing that fits under this name.
+    """
     try:
         module = importlib.import_module(module_name)
     except ModuleNotFoundError as error:
-        raise ConfigError("Model", got=f"module {module_name!r} ({error})", expected="a module that can be imported",
+        raise ConfigError(what, got=f"module {module_name!r} ({error})", expected="a module that can be imported",
                           do="Check the spelling and PYTHONPATH.") from error  # fmt: skip
-    families = {key: value for key, value in vars(module).items() if _is_family(value)}
-    if name not in families:
-        raise ConfigError("Model", got=repr(name), expected=nearest(name, families),
-                          do=f"{module_name} has these; another one is module:Name.")  # fmt: skip
-    found: Callable[..., Any] = families[name]
+    known = {key: value for key, value in vars(module).items() if fits(value)}
+    if name not in known:
+        raise ConfigError(what, got=repr(said or name), expected=nearest(name, known), do=f"{module_name} {others}")
+    found: Callable[..., Any] = known[name]
     return found
 
 

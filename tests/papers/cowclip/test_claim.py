@@ -160,10 +160,7 @@ def test_the_drop_is_against_the_better_of_both_at_the_base_batch() -> None:
 
 
 def recorded() -> dict:
-    content = json.loads((files("headrace.papers.cowclip") / "expected.json").read_text(encoding="utf-8"))
-    if content["settings"]["size"] == "toy":
-        pytest.skip("only the toy size is recorded so far")
-    return content
+    return json.loads((files("headrace.papers.cowclip") / "expected.json").read_text(encoding="utf-8"))
 
 
 def test_the_recorded_run_has_the_figures_that_were_asked_for() -> None:

@@ -9,17 +9,14 @@ from __future__ import annotations
 import itertools
 import os
 import tempfile
-import time
 from collections.abc import Mapping
 from dataclasses import replace
 from importlib.resources import files
 from pathlib import Path
 
-import torch
-
-from headrace.config import fingerprint, known_name, tree
+from headrace.config import fingerprint, tree
 from headrace.data.download import cache_folder
-from headrace.evaluate import ClaimRecord, Goal
+from headrace.evaluate import ClaimRecord, Goal, run_size
 from headrace.evaluate.claims import render_tables
 from headrace.optim import Rates
 from headrace.optim.scaling import Rule
@@ -68,14 +65,7 @@ def run(size: str) -> dict[str, object]:
         ConfigError: For a size that this paper does not have.
         DataError: If a data file is missing; names it.
     """
-    sizes = {"toy": toy, "small": small, "grid": grid}
-    known_name("size", size, sizes)
-    record, wall, threads = ClaimRecord(), time.monotonic(), torch.get_num_threads()
-    try:
-        settings = sizes[size](record)
-    finally:
-        torch.set_num_threads(threads)
-    return record.to_json({"size": size, **settings, "seconds": round(time.monotonic() - wall)})
+    return run_size(size, {"toy": toy, "small": small, "grid": grid})
 
 
 def render(result: Mapping[str, object]) -> str:

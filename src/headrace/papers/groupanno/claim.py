@@ -12,10 +12,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
-import torch
 
-from headrace.config import known_name
-from headrace.evaluate import ClaimRecord, ClaimTable, Goal, mean_over_seeds
+from headrace.evaluate import ClaimRecord, ClaimTable, Goal, mean_over_seeds, run_size
 from headrace.evaluate.claims import render_tables
 from headrace.feedback import Answers, LabelConfig, Labels, LabelStream, aggregate, groups_test
 from headrace.feedback.randomness import Floats, Ints
@@ -54,16 +52,7 @@ def run(size: str) -> dict[str, object]:
         ConfigError: For a size that this paper does not have.
         DataError: If a data file is missing; names it.
     """
-    sizes = {"toy": toy, "small": small}
-    known_name("size", size, sizes)
-    record, wall, processor, threads = ClaimRecord(), time.monotonic(), time.process_time(), torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        settings = sizes[size](record)
-    finally:
-        torch.set_num_threads(threads)
-    spent = {"seconds": time.monotonic() - wall, "cpu_seconds": time.process_time() - processor}
-    return record.to_json({"size": size, **settings, **{name: round(value) for name, value in spent.items()}})
+    return run_size(size, {"toy": toy, "small": small})
 
 
 def render(result: Mapping[str, object]) -> str:

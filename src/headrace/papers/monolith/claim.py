@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import itertools
 import logging
-import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
@@ -17,13 +16,12 @@ from hashlib import md5
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
-import torch
 
-from headrace.config import known_name, tree
+from headrace.config import tree
 from headrace.data.datasets import criteo as criteo_data
 from headrace.data.datasets import trivago as trivago_data
 from headrace.data.files import sha256
-from headrace.evaluate import ClaimRecord, ClaimTable, Goal, auc, mean_over_blocks, mean_over_seeds
+from headrace.evaluate import ClaimRecord, ClaimTable, Goal, auc, mean_over_blocks, mean_over_seeds, run_size
 from headrace.evaluate.claims import render_tables
 from headrace.loop import EveryEventTime, Never
 from headrace.online.config import OnlineConfig
@@ -94,16 +92,7 @@ def run(size: str) -> dict[str, object]:
         ConfigError: For a size that this paper does not have.
         DataError: If a data file is missing; names it.
     """
-    sizes = {"toy": toy, "small": small}
-    known_name("size", size, sizes)
-    record, wall, processor, threads = ClaimRecord(), time.monotonic(), time.process_time(), torch.get_num_threads()
-    torch.set_num_threads(1)  # one order of summation: the same numbers whatever the number of cores
-    try:
-        settings = sizes[size](record)
-    finally:
-        torch.set_num_threads(threads)
-    spent = {"seconds": time.monotonic() - wall, "cpu_seconds": time.process_time() - processor}
-    return record.to_json({"size": size, **settings, **{name: round(value) for name, value in spent.items()}})
+    return run_size(size, {"toy": toy, "small": small})
 
 
 def render(result: Mapping[str, object]) -> str:
