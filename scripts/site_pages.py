@@ -193,9 +193,16 @@ def _site_link(link: re.Match[str], folder: Path) -> str:
 def paper_page(folder: Path) -> str:
     """Return a paper's card with the figures that were recorded."""
     text = RELATIVE.sub(lambda link: _site_link(link, folder), (folder / "card.md").read_text(encoding="utf-8"))
+    text += "".join(f"\n\n![Plot]({image})" for image in plots(folder.name))
     if (recorded := folder / "expected.json").is_file():
         text += "\n\n## Recorded figures\n\n" + figures(json.loads(recorded.read_text(encoding="utf-8")))
     return text
+
+
+def plots(slug: str) -> list[str]:
+    """Return the images of a paper's plots, which scripts/draw_papers.py drew, relative to its page."""
+    found = sorted((ROOT / "docs" / "images" / "papers").glob(f"{slug}-[0-9]*.svg"))
+    return [f"../images/papers/{path.name}" for path in found]
 
 
 def figures(result: dict[str, Any]) -> str:
@@ -220,8 +227,15 @@ def papers_page() -> str:
     ]
     for slug, folder in papers().items():
         title = (folder / "card.md").read_text(encoding="utf-8").splitlines()[0].lstrip("# ").strip()
-        lines.append(f"- [{title}]({slug}.md)")
+        lines.append(f"## [{title}]({slug}.md)\n")
+        lines.append(_first_paragraph((folder / "card.md").read_text(encoding="utf-8")) + "\n")
+        lines += [f"[![{title}]({image})]({slug}.md)\n" for image in plots(slug)[:1]]
     return "\n".join(lines)
+
+
+def _first_paragraph(card: str) -> str:
+    """Return a card's first paragraph after its heading."""
+    return card.split("\n\n", 2)[1].strip()
 
 
 # ------------------------------------------------------------------------------------------------------------ hooks

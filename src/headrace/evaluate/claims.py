@@ -12,6 +12,7 @@ import numpy.typing as npt
 
 from headrace.config import git_commit, machine_kind, require
 from headrace.errors import DataError
+from headrace.evaluate.page import Plot, plain_plot
 
 CONFIDENCE = 0.95
 """Of every interval in a claim's result."""
@@ -182,7 +183,7 @@ class ClaimTable:
 
 @dataclass(slots=True)
 class ClaimRecord:
-    """Collects what a claim measures.
+    """Collects what a claim measures: figures, tables for people, and plots for the paper's page.
 
     Example:
         >>> record = ClaimRecord()
@@ -193,6 +194,7 @@ class ClaimRecord:
 
     figures: dict[str, dict[str, object]] = field(default_factory=dict)
     tables: list[ClaimTable] = field(default_factory=list)
+    plots: list[Plot] = field(default_factory=list)
 
     def add(self, name: str, estimate: Estimate, *, unit: str, goal: Goal | None = None) -> None:
         """Record one figure; without a goal it is for information, or a claim recorded as not reproduced."""
@@ -204,14 +206,15 @@ class ClaimRecord:
         }  # fmt: skip
 
     def to_json(self, settings: Mapping[str, object]) -> dict[str, object]:
-        """Return the result object of DESIGN §7, with commit, machine kind and the tables."""
+        """Return the result object of DESIGN §7, with commit, machine kind, the tables and, if there are any, plots."""
         tables = [
             {"title": table.title, "columns": list(table.columns), "rows": [list(row) for row in table.rows],
              "notes": list(table.notes)}
             for table in self.tables
         ]  # fmt: skip
+        drawn = {"plots": [plain_plot(plot) for plot in self.plots]} if self.plots else {}
         return {"figures": dict(self.figures), "commit": git_commit(), "machine": machine_kind(),
-                "settings": dict(settings), "tables": tables}  # fmt: skip
+                "settings": dict(settings), "tables": tables, **drawn}  # fmt: skip
 
 
 def render_tables(result: Mapping[str, object]) -> str:

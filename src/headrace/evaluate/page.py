@@ -46,13 +46,27 @@ code{font:.9em ui-monospace,SFMono-Regular,Menlo,Consolas,monospace}
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Plot:
-    """One diagram: lines by name, each a pair of equally long sequences x and y; a NaN leaves a gap."""
+    """One diagram: lines over x, or bars by name.
+
+    Attributes:
+        title: What is shown.
+        x_label, y_label: The axes; bars lie along x and have no y label.
+        lines: By name, a pair of equally long sequences x and y; a NaN leaves a gap.
+        bands: For lines, by the same names, the ends of their intervals, as long as the lines.
+        bars: By name, a value with the ends of its interval (None where there is none). A plot has lines or bars.
+        level: A line across everything: a goal, or what chance reaches.
+        log_x, log_y: Logarithmic axes.
+    """
 
     title: str
     x_label: str
     y_label: str = ""
     lines: Mapping[str, tuple[Sequence[float], Sequence[float]]] = field(default_factory=dict)
+    bands: Mapping[str, tuple[Sequence[float], Sequence[float]]] = field(default_factory=dict)
+    bars: Mapping[str, tuple[float, float | None, float | None]] = field(default_factory=dict)
     level: float | None = None
+    log_x: bool = False
+    log_y: bool = False
 
 
 def page(title: str, parts: Sequence[str]) -> str:
@@ -114,20 +128,16 @@ def svg(plot: Plot, identity: str) -> str:
         "axes.edgecolor": "#8b959d", "axes.labelcolor": "#5b6770", "xtick.color": "#5b6770", "ytick.color": "#5b6770",
     }  # fmt: skip
     with mpl.rc_context(settings):
-        drawing = Drawing(figsize=(5.4, 3.1), layout="constrained")
+        drawing = Drawing(figsize=(5.4, max(3.1, 0.7 + 0.26 * len(plot.bars))), layout="constrained")
         canvas, axes = FigureCanvasSVG(drawing), drawing.add_subplot()
-        if plot.level is not None:
-            axes.axhline(plot.level, color="#8b959d", linewidth=0.8, linestyle=(0, (4, 3)))
-        drawn = 0
-        for place, (name, (x, y)) in enumerate(plot.lines.items()):
-            points = sum(not math.isnan(value) for value in y)
-            drawn += points
-            (line,) = axes.plot(x, y, color=COLOURS[place % len(COLOURS)], linewidth=1.6, solid_capstyle="round",
-                                marker="o" if points <= 30 else "", markersize=3.5)  # fmt: skip
-            line.set_label(f"\u200b{name}" if name.startswith("_") else name)  # else it has no place in the legend
+        drawn = _draw_bars(axes, plot) if plot.bars else _draw_lines(axes, plot)
         axes.set_xlabel(plot.x_label)
         axes.set_ylabel(plot.y_label)
-        axes.grid(axis="y", color="#e8ecef", linewidth=0.8)
+        if plot.log_x:
+            axes.set_xscale("log")
+        if plot.log_y:
+            axes.set_yscale("log")
+        axes.grid(axis="x" if plot.bars else "y", color="#e8ecef", linewidth=0.8)
         axes.set_axisbelow(True)
         if not drawn:
             axes.text(0.5, 0.5, "no data yet", transform=axes.transAxes, ha="center", color="#5b6770")
@@ -138,6 +148,66 @@ def svg(plot: Plot, identity: str) -> str:
     element = sink.getvalue()[sink.getvalue().index("<svg") :]
     element = re.sub(r"<metadata>.*?</metadata>", "", element, flags=re.DOTALL)
     return _own_ids(element, identity).replace("<svg ", f"<svg role='img' aria-label='{text(plot.title)}' ", 1)
+
+
+def _draw_lines(axes: Any, plot: Plot) -> int:
+    """Draw the lines over their bands and return how many points there are."""
+    if plot.level is not None:
+        axes.axhline(plot.level, color="#8b959d", linewidth=0.8, linestyle=(0, (4, 3)))
+    drawn = 0
+    for place, (name, (x, y)) in enumerate(plot.lines.items()):
+        points, colour = sum(not math.isnan(value) for value in y), COLOURS[place % len(COLOURS)]
+        drawn += points
+        if name in plot.bands:
+            axes.fill_between(x, *plot.bands[name], color=colour, alpha=0.15, linewidth=0)
+        (line,) = axes.plot(x, y, color=colour, linewidth=1.6, solid_capstyle="round",
+                            marker="o" if points <= 30 else "", markersize=3.5)  # fmt: skip
+        line.set_label(f"\u200b{name}" if name.startswith("_") else name)  # else it has no place in the legend
+    return drawn
+
+
+def _draw_bars(axes: Any, plot: Plot) -> int:
+    """Draw horizontal bars, the first on top, and return how many there are."""
+    if plot.level is not None:
+        axes.axvline(plot.level, color="#8b959d", linewidth=0.8, linestyle=(0, (4, 3)))
+    places = range(len(plot.bars))
+    axes.barh(places, [value for value, _, _ in plot.bars.values()], height=0.62, color=COLOURS[0])
+    for place, (_, low, high) in zip(places, plot.bars.values(), strict=True):
+        if low is not None and high is not None:
+            axes.plot((low, high), (place, place), color="#1d252c", linewidth=1.2)
+    axes.set_yticks(places, labels=list(plot.bars))
+    axes.invert_yaxis()
+    return len(plot.bars)
+
+
+def plain_plot(plot: Plot) -> dict[str, object]:
+    """Return a plot as JSON knows it: what is not a finite number becomes null.
+
+    Example:
+        >>> plain_plot(Plot(title="gain", x_label="AUC", bars={"ours": (0.5, None, None)}))["bars"]
+        {'ours': [0.5, None, None]}
+    """
+    pairs = {name: [_finite(x), _finite(y)] for name, (x, y) in plot.lines.items()}
+    bands = {name: [_finite(low), _finite(high)] for name, (low, high) in plot.bands.items()}
+    return {"title": plot.title, "x_label": plot.x_label, "y_label": plot.y_label, "lines": pairs, "bands": bands,
+            "bars": {name: _finite(bar) for name, bar in plot.bars.items()}, "level": plot.level,
+            "log_x": plot.log_x, "log_y": plot.log_y}  # fmt: skip
+
+
+def read_plot(plain: Mapping[str, Any]) -> Plot:
+    """Return the plot that `plain_plot` wrote; null in a line is a gap."""
+    pairs = {kind: {name: (_gaps(x), _gaps(y)) for name, (x, y) in plain[kind].items()} for kind in ("lines", "bands")}
+    bars = {name: (value, low, high) for name, (value, low, high) in plain["bars"].items()}
+    rest = {name: plain[name] for name in ("title", "x_label", "y_label", "level", "log_x", "log_y")}
+    return Plot(bars=bars, **pairs, **rest)
+
+
+def _finite(values: Sequence[float | None]) -> list[float | None]:
+    return [None if value is None or not math.isfinite(value) else float(value) for value in values]
+
+
+def _gaps(values: Sequence[float | None]) -> list[float]:
+    return [math.nan if value is None else value for value in values]
 
 
 def _own_ids(element: str, identity: str) -> str:
