@@ -41,7 +41,7 @@ def test_all_goals_of_the_toy_hold(toy) -> None:
 
 
 def test_the_result_is_the_agreed_object(toy) -> None:
-    assert {"figures", "commit", "machine", "settings", "tables"} == set(toy)
+    assert {"figures", "commit", "machine", "settings", "tables", "plots"} == set(toy)
     assert json.loads(json.dumps(toy, allow_nan=False)) == json.loads(json.dumps(toy))
     assert render(toy).splitlines()[0].startswith("A1. Planted group bias")
 

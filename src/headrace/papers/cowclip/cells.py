@@ -54,7 +54,7 @@ def measure(task: Task, cell: Cell) -> Measured:
     if cell.row_lr:
         baseline, cowclip = (replace(each, row_lr=cell.row_lr, dense_lr=cell.dense_lr)
                              for each in (task.baseline, task.cowclip))  # fmt: skip
-        task = replace(task, baseline=baseline, cowclip=cowclip)
+        task = replace(task, baseline=baseline, cowclip=cowclip, row_rates={})
     config = ranker(task, cell.network, cell.rule, cell.times, clip=cell.clip, bound=cell.bound, seed=cell.seed)
     watch = _Watch()
     figures = {name: figure.value for name, figure in fit_ranker(config, on_step=watch).figures.items()}

@@ -27,6 +27,7 @@ from headrace.papers.cowclip.generator import ClickLaw, FieldLaw, criteo_law
 from headrace.papers.cowclip.recipe import NETWORKS, Clip, Task, id_schema
 from headrace.papers.cowclip.tables import (
     Grid,
+    auc_plot,
     auc_tables,
     clip_table,
     drops,
@@ -38,8 +39,8 @@ from headrace.papers.cowclip.tables import (
 SEEDS = (0, 1, 2)
 WORKERS = 2
 CELL_SOURCES = ("cells.py", "clips.py", "drawn.py", "generator.py", "real.py", "recipe.py")
-NOT_REACHED = ("DCNv2", "WideDeep", "DCN")
-"""Networks that lose more than the goal here, and so have none: see the card for how much, and why."""
+WITH_GOAL = ("DeepFM",)
+"""Networks whose loss at 128 times the batch has a goal; the card says what the others lose, and why."""
 SAMPLES = ("criteo", "movielens_tag")
 DROP, LINEAR_DROP = Goal("<=", 0.001), Goal(">=", 0.01)
 """At 128 times the batch CowClip may lose 0.1 % of AUC; linear scaling has to lose 1 %."""
@@ -51,6 +52,8 @@ SEARCH_TRAIN = 2**20
 ROW_RATES, DENSE_RATES = (7.5e-4, 1.5e-3, 3e-3), (5e-4, 1e-3)
 BASELINE = Rates(dense_lr=1e-3, row_lr=1.5e-3, l2=1e-8, init_std=1e-4)
 COWCLIP = replace(BASELINE, row_lr=2e-3, init_std=1e-2)
+ROW_RATES_OF: dict[str, tuple[float, float]] = {"WideDeep": (3e-3, 4e-3), "DCNv2": (1.5e-3, 8e-3)}
+"""Row rates of networks that want others: for the baseline the best that was tried at 1x, for CowClip at 128x."""
 CLIPS: dict[Clip, str] = {"off": "none", "global": "one norm for all", "field": "by field", "row": "by row, constant",
                           "cowclip": "by row, adaptive (CowClip)"}  # fmt: skip
 BOUNDS: dict[Clip, tuple[float, ...]] = {"off": (1.0,), "global": (0.01, 0.1), "field": (0.003, 0.03),
@@ -109,11 +112,11 @@ def toy(record: ClaimRecord) -> dict[str, object]:
 
 
 def small(record: ClaimRecord) -> dict[str, object]:
-    """Four rules on drawn rows, DeepFM in full and DCNv2 at both ends; real samples and the clip's ablation beside."""
+    """Four rules on drawn rows with two networks; real samples and the clip's ablation beside them."""
     times = (1, 8, 32, 128)
     drawn = [
         Grid("generator", ("DeepFM",), RULES, times, SEEDS),
-        Grid("generator", ("DCNv2",), RULES, times, SEEDS[:1]),
+        Grid("generator", ("WideDeep",), RULES, times, SEEDS),
     ]
     shown = [Grid(name, ("DeepFM",), RULES, (1, 32), SEEDS[:2], clips_off=True) for name in SAMPLES]
     return _tables(record, drawn, shown, _ablation(SEEDS[:1]))
@@ -140,14 +143,16 @@ def _tables(record: ClaimRecord, drawn: list[Grid], shown: list[Grid], ablated: 
     for each in drawn:  # one after the other, so that a run that is stopped has whole tables
         found |= _measured(each.cells(), tasks)
     found |= _measured([*(cell for each in shown for cell in each.cells()), *ablated], tasks)
-    rates_table(record, tasks["generator"], drawn[0].rules, drawn[0].times)
+    rates_table(record, tasks["generator"], drawn[0].networks[0], drawn[0].rules, drawn[0].times)
     for each in drawn:
         auc_tables(record, each, found, (
             f"Seeds: {len(each.seeds)} (mean ± sd). {TRAIN:,} rows once, {TEST:,} to judge; the paper passes 10 times.",
         ))  # fmt: skip
-        reached = not set(each.networks) & set(NOT_REACHED)
-        drops(record, each, found, most=DROP if reached else None, linear=LINEAR_DROP)
+        judged = set(each.networks) <= set(WITH_GOAL)
+        drops(record, each, found, most=DROP if judged else None, linear=LINEAR_DROP)
         time_table(record, each, found)
+        if len(each.times) > 2:
+            auc_plot(record, each, found)
     for each in shown:
         task = tasks[each.task]
         auc_tables(record, each, found, (
@@ -176,6 +181,7 @@ def generated(law: ClickLaw, train: int) -> Task:
     return Task(
         name="generator", data=DrawnSplits(law, train, VALID, TEST, 1, folder().parent), schema=id_schema(law.names),
         train=train, prior=0.22, batch_rows=BASE_ROWS, baseline=BASELINE, cowclip=COWCLIP,
+        row_rates=ROW_RATES_OF,
     )  # fmt: skip
 
 

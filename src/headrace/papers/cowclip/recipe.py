@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Literal
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Literal, get_args
 
 from headrace.config import known_name, require
 from headrace.data import IdFeature, Schema
@@ -30,7 +31,6 @@ FIRST_ORDER = ("DeepFM", "WideDeep")
 
 Clip = Literal["auto", "off", "global", "field", "row", "cowclip"]
 """How fine gradients are clipped; `auto`: by CowClip under its own rule, else not at all."""
-CLIPS = ("auto", "off", "global", "field", "row", "cowclip")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,7 +44,8 @@ class Task:
         train: Rows to learn from.
         prior: Rate of positives.
         batch_rows: The base batch, 1x.
-        baseline, cowclip: Rates at the base batch, for CowClip's rule and for all others.
+        baseline, cowclip: Rates at the base batch, for all other rules and for CowClip's.
+        row_rates: Other row rates by network, for the baseline and for CowClip.
         zeta: Lower bound of the clip, in the order of the authors' code.
         epochs: Passes over the training rows.
         patience: Validations without a better AUC before it ends.
@@ -58,9 +59,16 @@ class Task:
     batch_rows: int
     baseline: Rates
     cowclip: Rates
+    row_rates: Mapping[str, tuple[float, float]] = field(default_factory=dict)
     zeta: float = 1e-5
     epochs: int = 1
     patience: int | None = None
+
+    def rates(self, network: str, rule: Rule) -> Rates:
+        """Return the rates at the base batch."""
+        found = self.cowclip if rule == "cowclip" else self.baseline
+        own = self.row_rates.get(network)
+        return found if own is None else replace(found, row_lr=own[rule == "cowclip"])
 
 
 def id_schema(names: tuple[str, ...], dim: int = 8) -> Schema:
@@ -83,9 +91,8 @@ def ranker(
         seed: Of weights and order.
     """
     known_name("network", network, NETWORKS)
-    known_name("clip", clip, CLIPS)
-    batch_rows = task.batch_rows * times
-    rates = scale(rule, task.cowclip if rule == "cowclip" else task.baseline, task.batch_rows, batch_rows)
+    known_name("clip", clip, get_args(Clip))
+    rates = scale(rule, task.rates(network, rule), task.batch_rows, batch_rows := task.batch_rows * times)
     steps = task.train * task.epochs // batch_rows
     # a tenth of the steps: one epoch of the authors' ten
     warm = Warmup(steps=max(1, steps // 10)) if rule == "cowclip" else None
@@ -110,5 +117,4 @@ def _clips(task: Task, network: str, rule: Rule, clip: Clip, bound: float) -> tu
         return (TableNormClip(max_norm=bound),)
     if clip == "row":
         return (RowNormClip(max_norm=bound),)
-    skip = 1 if network in FIRST_ORDER else 0
-    return (CowClip(ratio=bound, lower_bound=task.zeta, order="code", skip=skip),)
+    return (CowClip(ratio=bound, lower_bound=task.zeta, order="code", skip=int(network in FIRST_ORDER)),)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from headrace.evaluate import ClaimRecord, ClaimTable, Goal, mean_over_seeds
+from headrace.evaluate import ClaimRecord, ClaimTable, Goal, Plot, mean_over_seeds
 from headrace.optim import scale
 from headrace.optim.scaling import Rule
 from headrace.papers.cowclip.cells import Cell, Measured
@@ -72,6 +72,22 @@ def auc_tables(record: ClaimRecord, grid: Grid, found: Mapping[Cell, Measured], 
         ))  # fmt: skip
 
 
+def auc_plot(record: ClaimRecord, grid: Grid, found: Mapping[Cell, Measured]) -> None:
+    """Add one plot per network: AUC in % over the batch size, a line per rule, with the spread over seeds."""
+    for network in grid.networks:
+        lines, bands = {}, {}
+        for rule, clip in grid.lines():
+            each = [100 * grid.values(found, "auc", network, rule, times, clip) for times in grid.times]
+            spread = [float(values.std(ddof=1)) if len(values) > 1 else 0.0 for values in each]
+            middle = [float(values.mean()) for values in each]
+            name, x = _word(rule, clip), [float(times) for times in grid.times]
+            lines[name] = (x, middle)
+            bands[name] = ([m - s for m, s in zip(middle, spread, strict=True)],
+                           [m + s for m, s in zip(middle, spread, strict=True)])  # fmt: skip
+        record.plots.append(Plot(title=f"{network} on {grid.task}", x_label="batch, times the base batch",
+                                 y_label="AUC, %", lines=lines, bands=bands, log_x=True))  # fmt: skip
+
+
 def time_table(record: ClaimRecord, grid: Grid, found: Mapping[Cell, Measured]) -> None:
     """Add seconds and rows a second of a pass by batch size, under CowClip, and the figure of the gain."""
     rows = []
@@ -122,18 +138,20 @@ def drops(
                            goal=goal)  # fmt: skip
 
 
-def rates_table(record: ClaimRecord, task: Task, rules: Iterable[Rule], times: Iterable[int]) -> None:
-    """Add what each rule makes of the base rates."""
+def rates_table(
+    record: ClaimRecord, task: Task, network: str, rules: Iterable[Rule], times: Iterable[int]
+) -> None:  # fmt: skip
+    """Add what each rule makes of the base rates of a network."""
     rows = []
     for rule in rules:
         for each in times:
-            rates = scale(rule, task.cowclip if rule == "cowclip" else task.baseline, task.batch_rows,
-                          task.batch_rows * each)  # fmt: skip
+            rates = scale(rule, task.rates(network, rule), task.batch_rows, task.batch_rows * each)
             rows.append((f"{_word(rule)}, {each}x", str(task.batch_rows * each), f"{rates.dense_lr:.3g}",
                          f"{rates.row_lr:.3g}", f"{rates.l2:.3g}", f"{rates.init_std:g}"))  # fmt: skip
     columns = ("rule", "batch", "dense rate", "row rate", "L2", "first rows")
-    record.tables.append(ClaimTable(f"Rates on {task.name}", columns, tuple(rows), (
-        "CowClip's dense rate warms up over the first tenth of the steps.",)))  # fmt: skip
+    others = [f"{name}: row rate {plain:g}, with CowClip {own:g}." for name, (plain, own) in task.row_rates.items()]
+    record.tables.append(ClaimTable(f"Rates of {network} on {task.name}", columns, tuple(rows), (
+        "CowClip's dense rate warms up over the first tenth of the steps.", *others)))  # fmt: skip
 
 
 def search_table(record: ClaimRecord, task: Task, found: Mapping[Cell, Measured]) -> None:

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
-from headrace.evaluate import ClaimRecord, ClaimTable, Goal, mean_over_seeds, run_size
+from headrace.evaluate import ClaimRecord, ClaimTable, Goal, Plot, mean_over_seeds, run_size
 from headrace.evaluate.claims import render_tables
 from headrace.feedback import Answers, LabelConfig, Labels, LabelStream, aggregate, groups_test
 from headrace.feedback.randomness import Floats, Ints
@@ -130,6 +130,7 @@ def planted_bias(
                 "A1, %d annotators, seed %d: %s", crowd, seed, {arm: each.mae[-1] for arm, each in scores.items()}
             )
         cells += [(f"{crowd:,}", arm, *_cells(each)) for arm, each in scores.items()]
+        _plot(record, scores, f"error of the rates of {crowd:,} annotators, {3 * items // crowd} answers each")
         _compare(record, crowd, scores, few=3 * items / crowd <= 15, many=items >= 2000)
         found = rejected / len(seeds)
         record.add(f"A1_groups_found/{crowd}", mean_over_seeds([found]), unit="share of worlds", goal=Goal(">=", 1.0))
@@ -140,6 +141,13 @@ def planted_bias(
          "95 % intervals. LFC, Dawid-Skene: smoothing 0.1; our prior: smoothing 1, as they come by default.",
          "Shrink-only: GroupAnno without groups. Permuted groups: GroupAnno with groups dealt out anew."),
     ))  # fmt: skip
+
+
+def _plot(record: ClaimRecord, scores: Mapping[str, _Scores], label: str) -> None:
+    """Draw how far every arm's rates are from the planted ones."""
+    found = {arm: mean_over_seeds(each.mae) for arm, each in scores.items()}
+    bars = {arm: (each.value, each.low, each.high) for arm, each in found.items()}
+    record.plots.append(Plot(title="Rates of annotators", x_label=label, bars=bars))
 
 
 def _cells(scores: _Scores) -> tuple[str, ...]:
