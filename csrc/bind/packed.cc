@@ -106,6 +106,14 @@ Answer Accumulate(Step& self, const std::vector<std::optional<FloatsIn>>& grads,
   return Run([&] { return self.step->Accumulate(pointers, threads); });
 }
 
+Answer Fetch(const Packed& packed, const std::vector<IdsIn>& values) {
+  if (values.size() != packed.features().size()) return {static_cast<int32_t>(Code::kInvalid), -1};
+  std::vector<FeatureIds> inputs(values.size());
+  for (size_t f = 0; f < values.size(); ++f)
+    inputs[f] = {values[f].data(), static_cast<int64_t>(values[f].size()), nullptr, nullptr};
+  return Run([&] { return packed.Fetch(inputs); });
+}
+
 // The answer, and the table that it is about.
 std::tuple<Answer, int32_t> Apply(Step& self, const std::vector<float>& lrs, int threads) {
   int32_t table = -1;
@@ -135,6 +143,7 @@ void BindPacked(nb::module_& module) {
   nb::class_<Packed>(module, "Packed", "All features against all tables; see csrc/table/packed.h.")
       .def(nb::new_(&MakePacked), "tables"_a, "features"_a, nb::keep_alive<0, 1>())
       .def("read", &Read, "values"_a, "offsets"_a, "outs"_a.noconvert(), "bags"_a, "threads"_a)
+      .def("fetch", &Fetch, "values"_a)
       .def("forward", &Forward, "values"_a, "offsets"_a, "outs"_a.noconvert(), "times"_a, "threads"_a);
 }
 

@@ -92,6 +92,12 @@ void BindSpec(nb::module_& module) {
       .def(
           "set_victims", [](TableSpec& spec, int32_t kind) { spec.victims = static_cast<Victims>(kind); },
           "kind"_a)
+      .def(
+          "set_tier",
+          [](TableSpec& spec, const std::string& folder, int64_t memory_bytes, int64_t hot_rows) {
+            spec.tier = {folder, memory_bytes, hot_rows};
+          },
+          "folder"_a, "memory_bytes"_a, "hot_rows"_a)
       .def_rw("dim", &TableSpec::dim)
       .def_rw("lost", &TableSpec::lost)
       .def_rw("serving", &TableSpec::serving)
@@ -186,6 +192,19 @@ StatsOut GetStats(const Table& table) {
   return {stats.rows, stats.bytes, stats.admitted, stats.filtered, stats.evicted, stats.load, stats.pending};
 }
 
+// The fields of TierStats in their order.
+using TierOut = std::tuple<int64_t, int64_t, int64_t, int64_t, int64_t, int64_t, int64_t>;
+
+TierOut GetTier(const Table& table) {
+  TierStats tier;
+  {
+    const nb::gil_scoped_release release;
+    tier = table.GetTier();
+  }
+  return {tier.hot_rows, tier.cold_rows, tier.memory_bytes, tier.disk_bytes,
+          tier.hits,     tier.misses,    tier.promoted};
+}
+
 // A snapshot that is being written. The table lives as long as this does.
 struct Save {
   std::unique_ptr<TableSaver> saver;
@@ -246,6 +265,13 @@ void BindWrites(nb::class_<Table>& table) {
       .def(
           "forget", [](Table& self, uint64_t mark) { return Run([&] { return self.Forget(mark); }); },
           "mark"_a)
+      .def(
+          "warm",
+          [](Table& self, const IdsIn& ids, const IdsIn& counts) {
+            return Run([&] { return self.Warm(View(ids), View(counts)); });
+          },
+          "ids"_a, "counts"_a)
+      .def("release_pages", [](Table& self) { return Run([&] { return self.ReleasePages(); }); })
       .def("import_parts", &Import, "ids"_a, "rows"_a, "slots"_a, "times"_a, "marks"_a, "frequencies"_a,
            "pending"_a, "removed"_a, "sketch"_a, "numbers"_a)
       .def("begin_save", &BeginSave, "path"_a, "header"_a, "since"_a, "parent"_a, "shard"_a, "shards"_a)
@@ -298,6 +324,7 @@ void BindTable(nb::module_& module) {
              return self.GetNumbers().mark;
            })
       .def("stats", &GetStats)
+      .def("tier", &GetTier)
       .def("clipping",
            [](const Table& self) {
              const Table::Clipping clipping = self.GetClipping();

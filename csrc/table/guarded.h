@@ -6,6 +6,7 @@
 #include <new>
 #include <stdexcept>
 
+#include "cache/disk_failure.h"
 #include "table/status.h"
 
 namespace headrace {
@@ -14,6 +15,8 @@ template <typename Call>
 Status Guarded(Call call) noexcept {
   try {
     return call();
+  } catch (const DiskFailure& failure) {
+    return failure.status;
   } catch (const std::bad_alloc&) {
     return {Code::kNoMemory, 0};
   } catch (const std::length_error&) {

@@ -144,6 +144,19 @@ Status Packed::Forward(std::span<const FeatureIds> inputs, std::span<const int64
   });
 }
 
+Status Packed::Fetch(std::span<const FeatureIds> inputs) const {
+  return Guarded([&]() -> Status {
+    std::vector<uintptr_t> pages;
+    for (size_t f = 0; f < inputs.size(); ++f) {
+      const Table& table = *tables_[static_cast<size_t>(features_[f].table)];
+      const std::shared_lock guard(table.lock_);
+      table.content_->rows.ColdPages(inputs[f].values, nullptr, static_cast<size_t>(inputs[f].n), &pages);
+    }
+    ColdFile::Fetch(&pages);  // without a lock: it takes a while, and pages that are gone by now do no harm
+    return {};
+  });
+}
+
 void Packed::GiveBack(std::unique_ptr<PackedStep> step) {
   const std::lock_guard guard(lock_);
   if (spare_.size() < kSpare) spare_.push_back(std::move(step));

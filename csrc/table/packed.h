@@ -9,8 +9,8 @@
 // Work is split by table, and a table that has much of it by stripes too. Sums are in the order of occurrence
 // however the work is split: results do not depend on the number of threads.
 //
-// Thread safety: Read and Forward may run in several threads at once. A PackedStep belongs to one thread at a
-// time. Invariants:
+// Thread safety: Read, Fetch and Forward may run in several threads at once. A PackedStep belongs to one
+// thread at a time. Invariants:
 //   1. Apply changes every table or, when it is refused, none.
 #pragma once
 
@@ -57,6 +57,10 @@ class Packed {
   // The same, and keeps what the backward pass needs in *out. times: (bags), event times in µs.
   Status Forward(std::span<const FeatureIds> inputs, std::span<const int64_t> times, int threads,
                  std::unique_ptr<PackedStep>* out);
+
+  // Where tables have waited for their disks lately: asks for the pages of all cold rows of a batch that will
+  // be looked up soon, and waits for none of them.
+  Status Fetch(std::span<const FeatureIds> inputs) const;
 
   // Takes a step that is done with, for its memory.
   void GiveBack(std::unique_ptr<PackedStep> step);

@@ -126,8 +126,11 @@ Status PackedStep::Apply(std::span<const float> lrs, int threads, int32_t* faile
     });
     if (!status.ok()) return status;
     for (Work& work : works_) {
-      if (work.flowed) work.table->ReserveStep(work.step);
+      if (!work.flowed) continue;
+      *failed = static_cast<int32_t>(&work - works_.data());  // whose rows there was no room for
+      work.table->ReserveStep(work.step);
     }
+    *failed = -1;
     std::vector<uint64_t> marks(works_.size());  // from here on nothing can fail
     for (size_t t = 0; t < works_.size(); ++t) {
       if (works_[t].flowed) marks[t] = works_[t].table->Admit(&works_[t].step);
@@ -135,6 +138,9 @@ Status PackedStep::Apply(std::span<const float> lrs, int threads, int32_t* faile
     status = ForAll(threads, false, [&](Work& work, int index) {
       const auto t = static_cast<size_t>(&work - works_.data());
       each(work, index, [&](Table& table, StepPart& part) { table.Commit(part, marks[t], lrs[t]); });
+    });
+    status = ForAll(threads, false, [&](Work& work, int index) {
+      if (work.flowed && index == 0) work.table->Tend(work.step);
     });
     for (Work& work : works_) {
       if (work.flowed) work.table->KeepWithinLimits();

@@ -172,7 +172,23 @@ void PackedStep::FindDistinct(Work& work, int part) {
   StepPart& step = work.step.parts[static_cast<size_t>(part)];
   step.cells.resize(most);
   Room(&own.rows, most);
+  FetchPages(work, part);
   table.content_->rows.has_heads() ? LookUp<true>(work, part) : LookUp<false>(work, part);
+}
+
+// Where the disk has been waited for: asks for all pages of a part at once, before they are read one by one.
+void PackedStep::FetchPages(Work& work, int part) {
+  const RowStore& rows = work.table->content_->rows;
+  if (rows.tier() == nullptr || !rows.tier()->FetchAhead()) return;
+  std::vector<int64_t> ids;
+  for (size_t k = 0; k < work.features.size(); ++k) {
+    const Input& input = inputs_[work.features[k]];
+    if (work.split == 1) ids.insert(ids.end(), input.ids.values, input.ids.values + input.ids.n);
+    for (int chunk = 0; work.split > 1 && chunk < work.split; ++chunk) {
+      for (const uint32_t at : ListOf(work, k, chunk, part).positions) ids.push_back(input.ids.values[at]);
+    }
+  }
+  rows.FetchCold(ids.data(), nullptr, ids.size());
 }
 
 template <bool kHeads>

@@ -106,6 +106,7 @@ class PackedStep {
   void Split(Work& work, int chunk);
   void Find(Work& work, int part);
   void FindDistinct(Work& work, int part);
+  void FetchPages(Work& work, int part);
   template <bool kCounts, bool kTimes, bool kSimple, bool kHeads>
   void Distinct(const Input& input, int64_t bag, List* list, Part* part, RowFinder<kHeads>* finder) const;
   template <bool kHeads>

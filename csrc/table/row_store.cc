@@ -15,6 +15,15 @@ int ShiftFor(int64_t cell_bytes) {
   return shift;
 }
 
+// Chunks of a store with a tier are so small that memory is used to a few parts in a hundred.
+int TierShift(const TierSpec& tier, int64_t record_bytes, int64_t cell_bytes) {
+  const int64_t hot = tier.hot_rows >= 0 ? tier.hot_rows : tier.memory_bytes / record_bytes;
+  const int most = ShiftFor(cell_bytes);
+  int shift = tier.hot_rows >= 0 ? 0 : 4;
+  while (shift < most && (int64_t{32} << shift) < hot) ++shift;
+  return shift;
+}
+
 // Whether heads would hold nothing but ids; free rows must have room for the free list then.
 bool NeedsNoHeads(const HeadLayout& layout, int64_t row_bytes) {
   return layout.bytes == static_cast<int32_t>(sizeof(int64_t)) &&
@@ -41,13 +50,19 @@ HeadLayout::HeadLayout(bool times, bool marks, bool frequencies) {
   frequency_at = field(frequencies, 1);
 }
 
-RowStore::RowStore(HeadLayout layout, int64_t row_bytes)
+RowStore::RowStore(HeadLayout layout, int64_t row_bytes, const TierSpec& tier)
     : layout_(layout),
       row_bytes_(row_bytes),
       fetch_bytes_(std::min(row_bytes, kMaxFetch)),
-      heads_(layout.bytes, ShiftFor(layout.bytes)),
-      rows_(row_bytes, ShiftFor(row_bytes)),
-      map_(NeedsNoHeads(layout, row_bytes)) {
+      tier_(tier.used() ? std::make_unique<Tier>(tier) : nullptr),
+      memory_(tier.memory_bytes),
+      heads_(layout.bytes, tier_ ? TierShift(tier, record_bytes(), row_bytes) : ShiftFor(layout.bytes)),
+      rows_(row_bytes, tier_ ? TierShift(tier, record_bytes(), row_bytes) : ShiftFor(row_bytes)),
+      map_(!tier_ && NeedsNoHeads(layout, row_bytes)) {
+  if (tier_) {
+    heads_.UseFile(tier_->file());
+    rows_.UseFile(tier_->file());
+  }
   static std::atomic<uint64_t> stores{
       0};  // no two stores share a version, so content that was swapped is noticed
   version_ = stores.fetch_add(1) << 40;
@@ -60,6 +75,7 @@ void RowStore::FindAll(std::span<const int64_t> ids, const uint64_t* hashes, Cel
 
 void RowStore::FindRows(std::span<const int64_t> ids, const uint64_t* hashes, Cell* cells, const float** rows,
                         int64_t fetch_bytes) const {
+  FetchCold(ids.data(), hashes, ids.size());
   const auto find = [&](auto finder) {
     for (size_t i = 0; i < ids.size(); ++i) finder.Push();
     finder.Finish();
@@ -90,8 +106,11 @@ void RowStore::Touch(Cell cell, uint64_t mark) {
 
 void RowStore::ReserveCells(int64_t count) {
   const int64_t wanted = end_ + std::max<int64_t>(count - free_count_, 0);
-  if (has_heads()) heads_.Grow(wanted);
-  rows_.Grow(wanted);
+  if (tier_) Cover(wanted);  // before memory is looked at: counters take some
+  const int64_t limit = tier_ ? HotLimit(count) : Cells::kNoLimit;
+  if (has_heads()) heads_.Grow(wanted, limit);
+  rows_.Grow(wanted, limit);
+  if (tier_) Cover(wanted);
   const auto blocks = static_cast<size_t>((wanted + 63) / 64);
   if (live_.size() < blocks) {
     if (keeps_marks()) {
@@ -103,12 +122,12 @@ void RowStore::ReserveCells(int64_t count) {
 }
 
 void RowStore::Reserve(std::span<const int64_t> ids) {
-  ReserveCells(static_cast<int64_t>(ids.size()));
   std::array<uint32_t, IdMap::kStripeCount> more{};
   for (const int64_t id : ids) ++more[static_cast<size_t>(StripeOf(IdMap::Hash(id)))];
   for (int stripe = 0; stripe < IdMap::kStripeCount; ++stripe) {
     if (more[static_cast<size_t>(stripe)] != 0) map_.Reserve(stripe, more[static_cast<size_t>(stripe)]);
   }
+  ReserveCells(static_cast<int64_t>(ids.size()));  // last: a tier counts the map
 }
 
 Cell RowStore::Take() {
@@ -213,7 +232,7 @@ std::vector<std::pair<int64_t, Cell>> RowStore::Sorted() const {
 int64_t RowStore::bytes() const {
   const auto bits =
       static_cast<int64_t>(live_.capacity() * 8 + block_marks_.capacity() * 4 + region_marks_.capacity() * 4);
-  return map_.bytes() + heads_.bytes() + rows_.bytes() + bits;
+  return map_.bytes() + heads_.bytes() + rows_.bytes() + bits + (tier_ ? tier_->bytes() : 0);
 }
 
 }  // namespace headrace

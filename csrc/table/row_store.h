@@ -6,6 +6,10 @@
 // state is two cache lines exactly, and a scan of times or marks reads heads alone. Where a head would hold
 // nothing but the id there are no heads: the map's lines are whole, and know the ids.
 //
+// With a tier, memory is bounded: what has no room in it lies in a file (see Cells and Tier), and Tend moves
+// rows that are learned often into memory. Cells below some number are in memory. Such a store always has
+// heads.
+//
 // Thread safety: const members may run together. Touch, SetTime, SetFrequency, Frequency, and writes to Row
 // may run together for different cells; Link and map reservations for ids of different stripes too. Anything
 // else needs the store alone. Invariants:
@@ -19,11 +23,13 @@
 
 #include <bit>
 #include <cstring>
+#include <memory>
 #include <span>
 #include <type_traits>
 #include <utility>
 #include <vector>
 
+#include "cache/tier.h"
 #include "table/cells.h"
 #include "table/frozen.h"
 #include "table/id_map.h"
@@ -38,7 +44,7 @@ struct HeadLayout {
 
 class RowStore {
  public:
-  RowStore(HeadLayout layout, int64_t row_bytes);
+  RowStore(HeadLayout layout, int64_t row_bytes, const TierSpec& tier = {});
 
   // --- finding ---
   Cell Find(int64_t id) const { return map_.Find(id, heads_); }
@@ -107,6 +113,28 @@ class RowStore {
   // Makes `base` the mark that marks are kept relative to; older ones become `base`.
   void Rebase(uint64_t base);
 
+  // --- the tier; without one these do nothing ---
+  // The memory that this store may take from now on; what is too much goes to the file at once, and what
+  // there is room for comes back. Throws DiskFailure when the map and the counters alone take more, or the
+  // disk is full.
+  void Fit(int64_t memory_bytes);
+  // Rows were learned: found at `cells` (kNoCell: not found), or just born at `born`. Counts them, and moves
+  // into memory what deserves it. Cells change; not while a Frozen is set.
+  void Tend(const uint64_t* hashes, std::span<const Cell> cells, std::span<const Cell> born);
+  // Moves the first rows of `order` (places in ids, by falling count) into memory, as many as there is room
+  // for, as if they had been learned so often. Returns how many moved. REQUIRES: unique ids; no Frozen.
+  int64_t Warm(std::span<const int64_t> ids, std::span<const int64_t> counts,
+               std::span<const uint32_t> order);
+  // Asks for the pages of cold rows among these ids, where the disk has been waited for lately; or only says
+  // which. `hashes` may be null.
+  void FetchCold(const int64_t* ids, const uint64_t* hashes, size_t count) const;
+  void ColdPages(const int64_t* ids, const uint64_t* hashes, size_t count,
+                 std::vector<uintptr_t>* pages) const;
+  Tier* tier() { return tier_.get(); }
+  const Tier* tier() const { return tier_.get(); }
+  int64_t hot_rows() const;
+  int64_t cold_bytes() const { return heads_.cold_bytes() + rows_.cold_bytes(); }
+
   // --- reading all ---
   template <typename Visit>
   void ForEach(Visit visit) const;  // visit(cell), in the order of memory; may erase the cell it is given
@@ -166,10 +194,15 @@ class RowStore {
   std::byte* Link(Cell cell) { return has_heads() ? heads_.At(cell) : rows_.At(cell); }
   bool IsLive(Cell cell) const { return (live_[cell >> kBlockBits] >> (cell & 63)) & 1; }
   void MoveCell(Cell from, Cell to);
+  void Exchange(Cell x, uint64_t hash_x, Cell y, uint64_t hash_y);
+  int64_t HotLimit(int64_t more) const;
+  void Cover(int64_t cells);
 
   HeadLayout layout_;
   int64_t row_bytes_;
   int64_t fetch_bytes_;
+  std::unique_ptr<Tier> tier_;  // before the cells that lie in its file
+  int64_t memory_ = 0;          // what Fit allowed
   Cells heads_;
   Cells rows_;
   IdMap map_;

@@ -6,6 +6,7 @@
 #include <cstdint>
 #include <vector>
 
+#include "cache/tier.h"
 #include "rules/kernels.h"
 #include "rules/row_rule.h"
 #include "table/admission.h"
@@ -32,6 +33,7 @@ struct TableSpec {
   int64_t pending_limit = -1;  // ids that may wait for admission; -1: all
   int64_t removal_limit = -1;  // removals kept; -1: all
   int64_t capture_limit = -1;  // bytes a capture may keep; -1: as many as it takes
+  TierSpec tier;               // where rows go that memory has no room for
 
   // Whether a row has one slot more, the last: the update in which it last learned, modulo 2^24 and from 1; 0
   // before the first.

@@ -24,6 +24,7 @@ enum class Code : int32_t {
   kNoHistory = 13,   // the table keeps no change history
   kBusy = 14,        // a snapshot of this table is being taken already
   kCancelled = 15,   // the work was given up before its end
+  kTierFull = 16,    // ids alone take more memory than a table with a cold tier may; detail: bytes it may
 };
 
 struct Status {

@@ -29,7 +29,7 @@ bool Fits(size_t got, size_t rows, int64_t width) {
 Table::Content::Content(const TableSpec& spec, int64_t row_bytes)
     : rows(HeadLayout(spec.times, spec.history && !spec.serving,
                       spec.capacity >= 0 && spec.victims == Victims::kRarest && !spec.serving),
-           row_bytes),
+           row_bytes, spec.tier),
       pending(HeadLayout(spec.times, spec.history && !spec.serving, false), sizeof(int64_t)) {
   if (spec.admission.kind == AdmissionKind::kSketch) {
     const Admission& admission = spec.admission;
@@ -98,8 +98,9 @@ uint64_t Table::NextMark() {
   return mark;
 }
 
-// What a byte budget leaves to the history of removals.
+// What a byte budget leaves to memory and to the history of removals.
 void Table::KeepWithinLimits() noexcept {
+  KeepWithinMemory();
   if (spec_.removal_limit < 0 || !KeepsHistory()) return;
   Content& content = *content_;
   try {
@@ -379,6 +380,7 @@ Status Table::Update(const Gradients& step, float lr) {
     MakeRoom(work, &part);
     ReserveStep(work);
     Commit(part, Admit(&work), lr);
+    Tend(work);
     KeepWithinLimits();
     return {};
   });

@@ -111,6 +111,15 @@ class Table {
   };
   Clipping GetClipping() const { return {learned_.load(), clipped_.load()}; }
 
+  // --- with a cold tier (TableSpec::tier); without one they do nothing ---
+  // Moves into memory the rows of unique `ids` that occur most, by `counts` (N), as if they had been learned
+  // so often; ids without a row are passed over. detail: rows moved. Changes nothing that can be read.
+  // Refuses kBadCount, kBusy.
+  Status Warm(std::span<const int64_t> ids, std::span<const int64_t> counts);
+  // Gives the system's memory for the file back; see ColdFile::Release.
+  Status ReleasePages();
+  TierStats GetTier() const;
+
   Stats GetStats() const;
   Numbers GetNumbers() const;
   const TableSpec& spec() const { return spec_; }
@@ -178,6 +187,8 @@ class Table {
 
   uint64_t NextMark();
   void KeepWithinLimits() noexcept;
+  void KeepWithinMemory() noexcept;
+  void Tend(const TableStep& step);
   void DropRow(int64_t id, Cell cell, uint64_t mark);
   void DropCount(int64_t id, Cell cell, uint64_t mark);
   void GiveBack();

@@ -30,6 +30,7 @@ MAX_ROWS = 2**32 - 2
 _FIXED = 64 << 10
 _CHUNK = 2 << 20
 _CHUNK_CELLS = 65_536
+_COUNTERS = 3
 _REMOVAL = 100  # 24 bytes where each has a mark of its own, twice before compaction, twice while vectors grow
 SHARES = 16
 """Removals and snapshot copies get one part each of so many."""
@@ -79,13 +80,20 @@ def row_bytes(config: Planned, serving: bool = False) -> int:
 def _held(rows: int, head: int, body: int) -> int:
     """Return the most bytes that heads, rows and map of up to `rows` rows take.
 
-    Chunks: up to 2 MiB of heads and of rows are spare, or twice what is used while the first chunk doubles. Map: 8
-    bytes a place; a stripe grows by an eighth at a load of 0.83 and one of 256 is copied at a time, 11.2 bytes a row;
-    and each stripe stays as long as its fullest moment needed, six standard deviations above the mean. Bitmaps: 3
-    bytes per 16 rows of room, twice when their vectors double.
+    Chunks: up to 2 MiB of heads and of rows are spare, or twice what is used while the first chunk doubles.
     """
     chunks = sum(rows * cell + min(max(_CHUNK, cell), 2 * rows * cell) for cell in (head, body))
-    return chunks + rows * 112 // 10 + 1024 * math.isqrt(rows) + (rows + min(rows, _CHUNK_CELLS)) * 3 // 8
+    return chunks + map_bytes(rows)
+
+
+def map_bytes(rows: int) -> int:
+    """Return the most bytes that the map and the bitmaps of up to `rows` rows take.
+
+    Map: 8 bytes a place; a stripe grows by an eighth at a load of 0.83 and one of 256 is copied at a time, 11.2 bytes
+    a row; and each stripe stays as long as its fullest moment needed, six standard deviations above the mean.
+    Bitmaps: 3 bytes per 16 rows of room, twice when their vectors double.
+    """
+    return rows * 112 // 10 + 1024 * math.isqrt(rows) + (rows + min(rows, _CHUNK_CELLS)) * 3 // 8
 
 
 def content_bytes(config: Planned, rows: int, serving: bool = False) -> int:
@@ -94,6 +102,8 @@ def content_bytes(config: Planned, rows: int, serving: bool = False) -> int:
     ages = isinstance(storage.when_full, LFU) and not serving
     head = head_bytes(config, serving) + (ages and not storage.keeps_frequencies(serving))
     total = _FIXED + _held(rows, head, row_bytes(config, serving))
+    if storage.disk is not None:  # chunks in the file are whole, and rows in memory have counters
+        total += 2 * _CHUNK * min(rows, 1) + _COUNTERS * rows
     if not serving and isinstance(config.admission, AdmitCount):
         total += _held(pending_limit(rows), 8 + 8 * storage.event_times + 4 * storage.history, 8)
     if not serving and isinstance(config.admission, AdmitSketch):

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from headrace.config import known_name, require
-from headrace.errors import StoreError
+from headrace.errors import NonFiniteLoss, StoreError
 from headrace.protocols import Table
 from headrace.store.hashing import IdArray
 from headrace.store.passes import (
@@ -31,7 +31,9 @@ from headrace.store.passes import (
     newest,
     not_finite,
 )
+from headrace.store.ranks import Ranks
 from headrace.store.row_rules import FloatArray
+from headrace.store.sharded import ShardedPass, ShardedTable
 from headrace.store.table import NativeTable
 from headrace.types import Batch
 
@@ -100,17 +102,22 @@ class EmbeddingCollection(nn.Module):
     learns. With gradients it keeps what it found until `apply_gradients` or `discard`; one thread at a time. Work on
     native tables is spread over `torch.get_num_threads()` threads; results do not depend on their number.
 
+    Of a `ShardedTable` every rank holds a part: then forward passes and `apply_gradients` are collective.
+
     The tables are no part of `state_dict`: they have their own `state`.
 
     Args:
         tables: Tables by name.
         lookups: One per feature.
+        packed: Whether all native tables share every call. Without it each table has calls of its own, and the results
+            are the same to the bit: that is there to be measured (`calls`). An error then does not always leave all
+            tables as they were.
 
     Raises:
         ConfigError: If a lookup names an unknown table, or two lookups are for one feature.
     """
 
-    def __init__(self, tables: Mapping[str, Table], lookups: Sequence[FeatureLookup]) -> None:
+    def __init__(self, tables: Mapping[str, Table], lookups: Sequence[FeatureLookup], *, packed: bool = True) -> None:
         super().__init__()
         for lookup in lookups:
             known_name(f"FeatureLookup.table of feature '{lookup.feature}'", lookup.table, list(tables))
@@ -119,8 +126,14 @@ class EmbeddingCollection(nn.Module):
         self._tables, self._lookups = dict(tables), tuple(lookups)
         native = {name: table for name, table in tables.items() if _is_native(table)}
         fast = [lookup for lookup in lookups if lookup.table in native]
-        self._plain = [lookup for lookup in lookups if lookup.table not in native]
-        self._native = NativeTables(native, fast) if fast else None  # type: ignore[arg-type]
+        self._sharded = {name: table for name, table in tables.items() if isinstance(table, ShardedTable)}
+        sharded = len(self._sharded)
+        require(sharded in (0, len(tables)), "EmbeddingCollection.tables", got=f"{sharded} sharded",
+                expected=f"all {len(tables)} or none", do="Wrap every table in ShardedTable.")  # fmt: skip
+        self._shared = [lookup for lookup in lookups if lookup.table in self._sharded]
+        self._plain = [lookup for lookup in lookups if lookup.table not in native | self._sharded]
+        alike = [fast] if packed else [[item for item in fast if item.table == name] for name in native]
+        self._native = [NativeTables(native, group) for group in alike if group]  # type: ignore[arg-type]
         self._anchor = torch.zeros(0, requires_grad=True)
         self._kept: list[_Kept] = []
 
@@ -130,9 +143,19 @@ class EmbeddingCollection(nn.Module):
         return self._tables
 
     @property
+    def ranks(self) -> Ranks | None:
+        """The ranks that the tables are spread over; None where they are whole."""
+        return next((table.ranks for table in self._sharded.values()), None)
+
+    @property
     def lookups(self) -> tuple[FeatureLookup, ...]:
         """The lookups, in order."""
         return self._lookups
+
+    @property
+    def calls(self) -> int:
+        """Calls of native code so far: with packed tables three a step, look up, take gradients and update."""
+        return sum(group.calls for group in self._native)
 
     def extra_repr(self) -> str:
         """Return what `repr` shows."""
@@ -156,14 +179,28 @@ class EmbeddingCollection(nn.Module):
                 expected="apply_gradients or discard after backward", do="Evaluate under torch.no_grad().",
             )  # fmt: skip
         kept, found = _Kept(batch, []), dict[str, Tensor]()
-        if self._native is not None:
-            fast, outputs = NativePass.begin(self._native, batch)
-            found |= self._tracked(kept, fast, outputs, self._native.lookups)
+        for group in self._native:
+            fast, outputs = NativePass.begin(group, batch)
+            found |= self._tracked(kept, fast, outputs, group.lookups)
         if self._plain:
             plain, outputs = PlainPass.begin(self._tables, self._plain, batch)
             found |= self._tracked(kept, plain, outputs, self._plain)
+        if self._shared:
+            shared, outputs = ShardedPass.begin(self._sharded, self._shared, batch)
+            found |= self._tracked(kept, shared, outputs, self._shared)
         self._kept.append(kept)
         return {item.feature: found[item.feature] for item in self._lookups}
+
+    def fetch_ahead(self, batch: Batch) -> None:
+        """Ask the disk for the cold rows of a batch that will be looked up soon, and wait for none of them.
+
+        Does something only for tables with `Storage(disk=...)` that have waited for their disk lately: then reading
+        goes on while an earlier batch is learned. Nothing depends on it but time.
+
+        Thread-safety: any thread, beside one that learns.
+        """
+        for group in self._native:
+            group.fetch(batch)
 
     def _tracked(self, kept: _Kept, one: Pass, outputs: list[Tensor], lookups: Sequence[Lookup]) -> dict[str, Tensor]:
         kept.passes.append(one)
@@ -172,12 +209,14 @@ class EmbeddingCollection(nn.Module):
 
     def _read(self, batch: Batch) -> dict[str, Tensor]:
         found: dict[str, Tensor] = {}
-        if self._native is not None:
-            outputs = self._native.read(batch)
-            found = {lookup.feature: out for lookup, out in zip(self._native.lookups, outputs, strict=True)}
+        for group in self._native:
+            found |= {item.feature: out for item, out in zip(group.lookups, group.read(batch), strict=True)}
         if self._plain:
             outputs = PlainPass(self._tables, self._plain, batch, keep=False).rows()
             found |= {lookup.feature: out for lookup, out in zip(self._plain, outputs, strict=True)}
+        if self._shared:
+            outputs = ShardedPass(self._sharded, self._shared, batch, keep=False).rows()
+            found |= {lookup.feature: out for lookup, out in zip(self._shared, outputs, strict=True)}
         return {item.feature: found[item.feature] for item in self._lookups}
 
     @torch.no_grad()
@@ -204,8 +243,7 @@ class EmbeddingCollection(nn.Module):
         if len(flowed) == 1 and _same_lookups(flowed[0].batch, batch):
             for one in flowed[0].passes:
                 one.check()
-            for one in flowed[0].passes:
-                one.apply()
+            _apply(flowed[0].passes)
             return
         steps = {name: step for name in self._tables if (step := self._merged(name, flowed, batch)) is not None}
         for name, step in steps.items():
@@ -238,6 +276,20 @@ class EmbeddingCollection(nn.Module):
     def discard(self) -> None:
         """Forget every forward pass since the last `apply_gradients`: after a loss that was refused."""
         self._kept.clear()
+
+
+def _apply(passes: Sequence[Pass]) -> None:
+    """Update the tables of every pass; one native pass refuses as a whole, several only up to the one that does."""
+    for place, one in enumerate(passes):
+        try:
+            one.apply()
+        except NonFiniteLoss as error:
+            if not place:
+                raise
+            raise StoreError(
+                "EmbeddingCollection.apply_gradients", got=str(error), expected="finite gradients",
+                do="Tables before this one have taken the step: restore a checkpoint.",
+            ) from error  # fmt: skip
 
 
 def _same_lookups(one: Batch, other: Batch) -> bool:

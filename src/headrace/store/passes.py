@@ -190,9 +190,13 @@ class PlainPass:
         for place, part in zip(own, np.split(places.reshape(-1), ends[:-1]), strict=True):
             self._places[place] = part
 
+    def found(self) -> dict[str, FloatArray]:
+        """Return the rows of every table's distinct ids, as far as those were found."""
+        return {name: self._tables[name].lookup(torch.from_numpy(ids)).numpy() for name, ids in self._ids.items()}
+
     def rows(self) -> list[Tensor]:
         """Return the output of every lookup."""
-        found = {name: self._tables[name].lookup(torch.from_numpy(ids)).numpy() for name, ids in self._ids.items()}
+        found = self.found()
         outputs = []
         for place, (lookup, jagged) in enumerate(zip(self._lookups, self._jagged, strict=True)):
             if place in self._places:
@@ -264,6 +268,7 @@ class NativeTables:
         self.dims = [tables[lookup.table].config.dim for lookup in lookups]
         self.packed: Any = tables[self.names[0]].module.Packed(own, features) if own else None
         self._memory = OutputMemory()
+        self.calls = 0
 
     def rates(self) -> list[float]:
         """Return the learning rate of every table's next update."""
@@ -291,8 +296,14 @@ class NativeTables:
         self.accept(self.packed.read(values, offsets, outputs, bags, torch.get_num_threads()))
         return [torch.from_numpy(output) for output in outputs]
 
+    def fetch(self, batch: Batch) -> None:
+        """Ask for the cold rows of a batch that will be looked up soon; a wish, which may come to nothing."""
+        if any(self.tables[name].config.storage.disk is not None for name in self.names):
+            self.packed.fetch([_array(ids_of(batch, lookup).values) for lookup in self.lookups])
+
     def accept(self, answer: tuple[int, int], table: int = -1) -> None:
-        """Raise the error of a call that did not go well."""
+        """Count a call, and raise its error if it did not go well."""
+        self.calls += 1
         code, detail = answer
         if code == _OK:
             return
@@ -305,7 +316,8 @@ class NativeTables:
             )  # fmt: skip
         if code == _NO_MEMORY:
             raise self.tables[self.names[0]].no_memory("EmbeddingCollection")
-        raise StoreError("EmbeddingCollection", got=f"native code {code} ({detail})",
+        failed = self.tables[self.names[table]].tier_error(code, "EmbeddingCollection", detail)
+        raise failed or StoreError("EmbeddingCollection", got=f"native code {code} ({detail})",
                          expected="one entry per example for every feature")  # fmt: skip
 
 

@@ -7,7 +7,7 @@ the embedding in the table's precision, then the slots of the row rule in float3
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TypeAlias
+from typing import TypeAlias, cast
 
 from headrace.config import known_name, require
 from headrace.store.precision import Precision
@@ -37,6 +37,38 @@ WhenFull: TypeAlias = LFU | LRU
 """The ways of choosing what goes when a table is full."""
 
 
+MIN_MEMORY = 64 << 10
+"""A table with a cold tier may take at least so many bytes of memory."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Disk:
+    """Rows that memory has no room for lie in a file: a table may be larger than memory.
+
+    What is learned does not depend on it, only how fast. The file is the run's own: it has no name, is gone when the
+    process ends, and no checkpoint needs it; snapshots hold all rows, wherever they lie.
+
+    Attributes:
+        folder: Folder on a fast local disk for the file; it must be there when the table is opened.
+        memory_bytes: Bytes of memory that the table may take, everything counted but the copies of a snapshot that is
+            being written: filters, a place in the map and a counter for every id (12 bytes), and as many rows as fit
+            into the rest.
+
+    Raises:
+        ConfigError: If a value cannot work.
+    """
+
+    folder: str
+    memory_bytes: int
+
+    def __post_init__(self) -> None:
+        folder, memory_bytes = cast(object, self.folder), cast(object, self.memory_bytes)
+        require(isinstance(folder, str) and bool(folder), "Disk.folder", got=folder, expected="the path of a folder")
+        whole = isinstance(memory_bytes, int) and not isinstance(memory_bytes, bool)
+        require(whole and MIN_MEMORY <= self.memory_bytes < 2**62, "Disk.memory_bytes", got=self.memory_bytes,
+                expected=f"a number of bytes, at least {MIN_MEMORY}")  # fmt: skip
+
+
 @dataclass(frozen=True, kw_only=True)
 class Storage:
     """How rows are kept.
@@ -50,6 +82,8 @@ class Storage:
             rows or nothing, as a table that only serves does.
         max_bytes: Bytes that the table never exceeds, everything counted; None: as many as it needs.
         when_full: What goes when `max_bytes` is reached, after the rows that have expired.
+        disk: Where rows go that memory has no room for; None: all rows are in memory. `max_bytes` then bounds memory
+            and file together.
 
     Raises:
         ConfigError: If a value cannot work.
@@ -61,6 +95,7 @@ class Storage:
     history: bool = True
     max_bytes: int | None = None
     when_full: WhenFull = field(default_factory=LFU)
+    disk: Disk | None = None
 
     def __post_init__(self) -> None:
         known_name("Storage.precision", self.precision, PRECISIONS)
@@ -72,6 +107,7 @@ class Storage:
         require(self.max_bytes is None or (whole and 0 < self.max_bytes < 2**63), "Storage.max_bytes",
                 got=self.max_bytes, expected="a positive number of bytes, or None")  # fmt: skip
         require(isinstance(self.when_full, (LFU, LRU)), "Storage.when_full", got=self.when_full, expected="LFU or LRU")
+        require(self.disk is None or isinstance(self.disk, Disk), "Storage.disk", got=self.disk, expected="a Disk")
         require(self.max_bytes is None or self.event_times, "Storage.max_bytes", got="event_times=False",
                 expected="event_times=True, because a full table drops its oldest rows",
                 do="Keep event times, or leave max_bytes out.")  # fmt: skip

@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import importlib
+import os
 from collections.abc import Sequence
 from types import ModuleType
 from typing import Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
+from torch import Tensor
 
 from headrace.config import require
 from headrace.errors import CapacityError, ConfigError, HeadraceError, StoreError
 from headrace.protocols import RowTransform
 from headrace.store.admission import AdmitCount, AdmitProbability, AdmitSketch
 from headrace.store.arguments import own_native_form
+from headrace.store.cache import TierStats, require_folder
 from headrace.store.capacity import SHARES, capacity_rows, pending_limit, removal_limit
 from headrace.store.checked import CheckedTable
 from headrace.store.hashing import IdArray
@@ -29,12 +32,12 @@ from headrace.store.row_rules_whole import GroupFTRL, RowWiseAdagrad
 from headrace.store.storage import LFU
 from headrace.store.table_config import Clipping, TableConfig, TableStats
 
-INTERFACE = 3
+INTERFACE = 4
 """What this file expects of the module; a build of another interface is refused."""
 
 # The codes of csrc/table/status.h.
 _DUPLICATE, _COUNT, _NOT_FINITE, _STALE, _FUTURE, _SERVING, _NO_MEMORY, _INVALID = range(1, 9)
-_FULL, _NO_TIMES, _NO_HISTORY, _BUSY = 11, 12, 13, 14
+_IO, _FULL, _NO_TIMES, _NO_HISTORY, _BUSY, _TIER_FULL = 9, 11, 12, 13, 14, 16
 
 _RULES = (SGD, Momentum, Adagrad, RowWiseAdagrad, Adam, AdamW, FTRL, GroupFTRL)
 """Rules of csrc/rules/row_rule.h."""
@@ -86,7 +89,9 @@ def _admit(spec: Any, config: TableConfig) -> None:
         spec.admit_sketch(admission.occurrences, admission.cells_per_bucket, admission.depth, admission.ages_at)
 
 
-def _native_spec(module: ModuleType, config: TableConfig, serving: bool, capacity: int | None) -> Any:
+def _native_spec(
+    module: ModuleType, config: TableConfig, serving: bool, capacity: int | None, hot_rows: int | None
+) -> Any:
     """Return what csrc/table/spec.h calls a TableSpec. REQUIRES: rule and init have native forms."""
     rule, init, storage, spec = native_rule(config.rule), native_initial(config.init), config.storage, module.Spec()
     assert rule is not None
@@ -105,6 +110,8 @@ def _native_spec(module: ModuleType, config: TableConfig, serving: bool, capacit
     if capacity is not None and storage.max_bytes is not None:
         spec.capacity, spec.pending_limit = capacity, pending_limit(capacity)
         spec.removal_limit, spec.capture_limit = removal_limit(config), storage.max_bytes // SHARES
+    if storage.disk is not None:
+        spec.set_tier(storage.disk.folder, storage.disk.memory_bytes, -1 if hot_rows is None else hot_rows)
     return spec
 
 
@@ -121,7 +128,9 @@ class NativeTable(CheckedTable):
         ConfigError: If the native module is missing, or rule or init have no native form (`open_table` falls back).
     """
 
-    def __init__(self, config: TableConfig, *, serving: bool = False, _capacity: int | None = None) -> None:
+    def __init__(
+        self, config: TableConfig, *, serving: bool = False, _capacity: int | None = None, _hot_rows: int | None = None
+    ) -> None:
         module = load_native()
         require(module is not None, "NativeTable", got="no native module", expected="headrace.store._native",
                 do="Install a wheel, or use open_table, which falls back to ReferenceTable.")  # fmt: skip
@@ -131,6 +140,7 @@ class NativeTable(CheckedTable):
         require(serving or not config.lost_when_missed or native_clips(config.transforms) is not None,
                 f"Table '{config.name}', transforms", got="RowL2 with untouched='lazy' beside one in Python",
                 expected="transforms with a native form", do="Use open_table.")  # fmt: skip
+        require_folder(config)
         super().__init__(config, serving=serving)
         assert module is not None
         if native_clips(config.transforms) is not None:
@@ -139,7 +149,7 @@ class NativeTable(CheckedTable):
         if self._capacity is not None and _capacity is not None:
             self._capacity = _capacity  # for tests: the budgets there are too large to be filled quickly
         self.module = module
-        self._native: Any = module.Table(_native_spec(module, config, serving, self._capacity))
+        self._native: Any = module.Table(_native_spec(module, config, serving, self._capacity, _hot_rows))
 
     @property
     def native(self) -> Any:
@@ -149,6 +159,50 @@ class NativeTable(CheckedTable):
     def no_memory(self, what: str) -> CapacityError:
         """Return the error for memory that could not be had."""
         return self._arguments.no_memory(what)
+
+    def tier_error(self, code: int, what: str, detail: int) -> HeadraceError | None:
+        """Return the error of a call for whose rows there was no room in memory or in the file; None for another."""
+        if code == _TIER_FULL:
+            return CapacityError(
+                f"{self._arguments.table}, {what}", got=f"ids that take more than Disk.memory_bytes, {detail}",
+                expected="room for the map of all ids",
+                do="Nothing was changed. Raise memory_bytes (memory_for tells).",
+            )  # fmt: skip
+        return None if code != _IO else StoreError(
+            f"{self._arguments.table}, {what}, cold rows", got=os.strerror(detail), expected="room in Disk.folder",
+            do="Nothing was changed. Free space there, or choose another folder.",
+        )  # fmt: skip
+
+    def tier(self) -> TierStats | None:
+        """Return numbers about memory and file; None without `Storage(disk=...)`."""
+        return None if self._config.storage.disk is None else TierStats(*self._native.tier())
+
+    def warm(self, ids: Tensor, counts: Tensor) -> int:
+        """Move into memory the rows that will be asked for most; without a disk nothing happens.
+
+        A restored table does not know yet which of its rows are hot: counts of a log tell it at once. Ids without a
+        row are passed over. No row changes, and no mark moves.
+
+        Args:
+            ids: Unique ids (N,) int64.
+            counts: How often each is expected (N,) int64, at least 1; only their proportions matter.
+
+        Returns:
+            Rows that moved into memory.
+
+        Raises:
+            StoreError: If ids repeat, a count is below 1, or a snapshot is being written.
+        """
+        wanted, seen = self._arguments.int64("ids", ids), self._arguments.int64("counts", counts, len(ids))
+        return self._accept(self._native.warm(wanted, seen), "warm")
+
+    def release_pages(self) -> None:
+        """Write changed cold rows to the disk, and give the system's memory for them back: what memory pressure does.
+
+        Raises:
+            StoreError: If the disk fails.
+        """
+        self._accept(self._native.release_pages(), "release_pages")
 
     def rate(self) -> float:
         """Return the learning rate of the next update."""
@@ -171,7 +225,8 @@ class NativeTable(CheckedTable):
             _FUTURE: arguments.future(since, detail), _SERVING: arguments.serving(what),
             _NO_MEMORY: arguments.no_memory(what),
         }  # fmt: skip
-        raise errors.get(code) or StoreError(f"{arguments.table}, {what}", got=f"native code {code}")
+        failed = self.tier_error(code, what, detail)
+        raise errors.get(code) or failed or StoreError(f"{arguments.table}, {what}", got=f"native code {code}")
 
     def _lookup(self, ids: IdArray, out: FloatArray) -> None:
         self._accept(self._native.lookup(ids, out), "lookup")
@@ -230,7 +285,7 @@ class NativeTable(CheckedTable):
         rows, size, admitted, filtered, evicted, load, pending = self._native.stats()
         return TableStats(
             rows=rows, bytes=size, admitted=admitted, filtered=filtered, evicted=evicted, load=load, pending=pending,
-            capacity=self._capacity, max_bytes=self._config.storage.max_bytes,
+            capacity=self._capacity, max_bytes=self._config.storage.max_bytes, tier=self.tier(),
         )  # fmt: skip
 
     def _export(self) -> TableParts:
@@ -283,6 +338,12 @@ class _NativeSaver:
         return result
 
 
+def _refuse_disk(config: TableConfig, got: str) -> None:
+    """Refuse a cold tier where only the reference is at hand: it would hold all rows in memory."""
+    require(config.storage.disk is None, f"Storage.disk of table '{config.name}'", got=got,
+            expected="a native table", do="Leave the disk out, or use parts with a native form.")  # fmt: skip
+
+
 def open_table(config: TableConfig, *, serving: bool = False) -> CheckedTable:
     """Return a table: native where possible, else the reference with one warning (see `fallbacks`).
 
@@ -298,6 +359,7 @@ def open_table(config: TableConfig, *, serving: bool = False) -> CheckedTable:
         torch.Size([3, 4])
     """
     if load_native() is None:
+        _refuse_disk(config, "no native module")
         note_once(
             "native module", "The native table is missing (no compiler when Headrace was installed?); "
             "the reference table in Python is used instead: same results, about a hundred times slower.",
@@ -307,6 +369,7 @@ def open_table(config: TableConfig, *, serving: bool = False) -> CheckedTable:
     if native_rule(config.rule) is None or native_initial(config.init) is None or lazy_in_python:
         parts = f"{type(config.rule).__name__} with {type(config.init).__name__}"
         parts += " and lazy RowL2 beside a transform in Python" if lazy_in_python else ""
+        _refuse_disk(config, f"{parts}, which has no native form")
         note_once(
             f"native form of {parts}",
             f"Table '{config.name}': {parts} has no native form; the reference table in Python is used: slower.",

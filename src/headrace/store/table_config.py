@@ -11,6 +11,7 @@ from headrace.config import require, tree
 from headrace.errors import NumericError
 from headrace.protocols import RowTransform, Schedule
 from headrace.store.admission import Admission, AdmitAll, AdmitCount, AdmitProbability, AdmitSketch
+from headrace.store.cache import TierStats, require_memory
 from headrace.store.capacity import require_room
 from headrace.store.hashing import key_of
 from headrace.store.initial import InitialRow, Uniform
@@ -79,6 +80,7 @@ class TableConfig:
                 got=f"{self.ttl_s} with event_times=False", expected="Storage(event_times=True)",
                 do="Only rows that know when they were touched can expire.")  # fmt: skip
         require_room(self)
+        require_memory(self)
 
     @property
     def row_key(self) -> int:
@@ -168,6 +170,7 @@ class TableStats:
         pending: Ids that wait for admission with a count of their own; 0 with a sketch, which counts them together.
         capacity: Rows that fit into `max_bytes`; None: no bound.
         max_bytes: The budget; None: no bound.
+        tier: Where the rows are; None: all in memory. `bytes` counts memory and file together.
     """
 
     rows: int
@@ -179,3 +182,4 @@ class TableStats:
     pending: int = 0
     capacity: int | None = None
     max_bytes: int | None = None
+    tier: TierStats | None = None
