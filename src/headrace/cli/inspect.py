@@ -2,6 +2,7 @@
 
 headrace inspect PATH          what it is and what is in it; files are verified by their checksums
 headrace inspect diff A B      what differs between two run records (files or run folders)
+headrace inspect profile X     where a step's time goes: of a recipe (with its name=value) or of a run folder
 """
 
 from __future__ import annotations
@@ -26,12 +27,13 @@ from headrace.cli.inspect_files import (
     read_table,
     read_table_file,
 )
+from headrace.cli.inspect_profile import profile
 from headrace.cli.output import console, human_bytes, print_json
 from headrace.config import tree
 from headrace.errors import ConfigError, DataError, HeadraceError
 
 NAME = "inspect"
-HELP = "look into a run folder, checkpoint, log, change, snapshot, table file or run record; diff two run records"
+HELP = "look into a run folder, checkpoint, log, change, snapshot or table file; diff two run records; profile a step"
 RECORD = "run.json"
 SHOWN_DEPTH, SHOWN_LINES, SHOWN_ITEMS, SHOWN_LETTERS = 3, 60, 8, 50
 TIMES = ("event_time", "accepted_time", "watermark", "newest", "oldest_pending")
@@ -39,8 +41,10 @@ Facts = dict[str, object]
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declare `PATH...`, `diff A B` and `--json`."""
-    parser.add_argument("paths", nargs="+", metavar="PATH", help="what to look into; or: diff A B")
+    """Declare `PATH...`, `diff A B`, `profile X` and `--json`."""
+    parser.add_argument("paths", nargs="+", metavar="PATH",
+                        help="what to look into; or: diff A B; or: profile RECIPE name=value...")  # fmt: skip
+    parser.add_argument("--steps", type=int, default=50, help="learning steps that `profile` measures of a recipe")
     parser.add_argument("--json", action="store_true", help="print one JSON object and nothing else")
 
 
@@ -52,6 +56,8 @@ def run(arguments: argparse.Namespace) -> int:
             raise ConfigError("inspect diff", got=f"{len(words) - 1} paths", expected="two run records",
                               do="headrace inspect diff A B")  # fmt: skip
         return _diff(Path(words[1]), Path(words[2]), arguments.json)
+    if words[0] == "profile":
+        return profile(words[1:], steps=arguments.steps, as_json=arguments.json)
     results = [describe(Path(word)) for word in words]
     if arguments.json:
         print_json(results[0] if len(results) == 1 else results)

@@ -1,7 +1,9 @@
 """Events in, batches out: schemas, files, logs, joins and data sets."""
 
+from headrace.data.adaptive_weights import AdaptiveWeights
 from headrace.data.collate import Collator, collate
 from headrace.data.evolution import Evolution, plan
+from headrace.data.example_files import ExampleFiles
 from headrace.data.examples import Examples
 from headrace.data.features import (
     CrossFeature,
@@ -18,6 +20,7 @@ from headrace.data.features import (
     hash_strings,
 )
 from headrace.data.files import describe, sha256
+from headrace.data.graph import Graph, PairDraw, PairSampler
 from headrace.data.join import EventJoin, EventJoiner, JoinConfig, JoinStats
 from headrace.data.layout import Layout
 from headrace.data.log import EmbeddedLog, Entry, LogSource
@@ -28,9 +31,19 @@ from headrace.data.prepare_statistics import PreparedStatistics
 from headrace.data.prepared_batches import PreparedBatches
 from headrace.data.prepared_files import PreparedData
 from headrace.data.source import FileSource, MemorySource, TableSource
+from headrace.data.spanning import (
+    Forest,
+    effective_resistances,
+    maximum_forest,
+    random_forests,
+    rooted,
+    spanning_weights,
+)
 from headrace.data.statistics_file import load_statistics, save_statistics
+from headrace.data.tree_belief import tree_correlations, tree_distances
 
 __all__ = [
+    "AdaptiveWeights",
     "Categories",
     "Category",
     "Collator",
@@ -41,10 +54,13 @@ __all__ = [
     "EventJoin",
     "EventJoiner",
     "Evolution",
+    "ExampleFiles",
     "Examples",
     "Feature",
     "FileSource",
     "FoldSplit",
+    "Forest",
+    "Graph",
     "HashSplit",
     "History",
     "IdFeature",
@@ -58,6 +74,8 @@ __all__ = [
     "MultiIdFeature",
     "Number",
     "OrderSplit",
+    "PairDraw",
+    "PairSampler",
     "Preparation",
     "PreparedBatches",
     "PreparedData",
@@ -72,11 +90,18 @@ __all__ = [
     "TimeSplit",
     "collate",
     "describe",
+    "effective_resistances",
     "example_ids",
     "hash_strings",
     "load_statistics",
+    "maximum_forest",
     "plan",
     "prepare",
+    "random_forests",
+    "rooted",
     "save_statistics",
     "sha256",
+    "spanning_weights",
+    "tree_correlations",
+    "tree_distances",
 ]

@@ -6,6 +6,7 @@ Everything is done on whole columns; no Python object is made per row.
 from __future__ import annotations
 
 from collections.abc import Iterable
+from functools import lru_cache
 
 import numpy as np
 import numpy.typing as npt
@@ -149,9 +150,15 @@ def _decoded(column: pa.Array) -> pa.Array:
 
 def _one_per_row(values: Ids, present: Mask) -> Jagged:
     if present.all():
-        return Jagged(torch.from_numpy(np.array(values)), torch.arange(len(values) + 1))
+        return Jagged(torch.from_numpy(np.array(values)), _ends(len(values)))
     offsets = np.concatenate([np.zeros(1, np.int64), np.cumsum(present, dtype=np.int64)])
     return Jagged(torch.from_numpy(values[present]), torch.from_numpy(offsets))
+
+
+@lru_cache(maxsize=4)
+def _ends(rows: int) -> Tensor:
+    """Return offsets 0 to `rows`; features with one id a row share them, which the tables can tell."""
+    return torch.arange(rows + 1)
 
 
 def _lists(column: pa.Array, first: int | None, last: int | None) -> Jagged:

@@ -65,10 +65,10 @@ class GroupPiece:
     def read(self, columns: Sequence[str] | None = None) -> pa.RecordBatch:
         """Read them."""
         table = pq.ParquetFile(self.path).read_row_groups(list(self.groups), use_threads=False)
-        batch, flaws = typed(_one_batch(table.slice(0, self.rows)), self.layout.types)
-        _refuse(flaws, Piece(batch, np.arange(batch.num_rows), flaws, batch.num_rows, lambda row: f"row {row}"),
+        batch, flaws = typed(one_batch(table.slice(0, self.rows)), self.layout.types)
+        refuse(flaws, Piece(batch, np.arange(batch.num_rows), flaws, batch.num_rows, lambda row: f"row {row}"),
                 self.path)  # fmt: skip
-        return _finished(batch, self.layout, self.path)
+        return finished(batch, self.layout, self.path)
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,7 +89,7 @@ class TextPiece:
         plain = self.layout.derive is None and not self.layout.rename and self.layout.keep is None
         wanted = columns if plain else None
         batch = self._fast(wanted) if self.kind != "libfm" and len(self._delimiter) == 1 else None
-        return _finished(self._careful() if batch is None else batch, self.layout, self.path)
+        return finished(self._careful() if batch is None else batch, self.layout, self.path)
 
     @property
     def _delimiter(self) -> str:
@@ -114,7 +114,7 @@ class TextPiece:
         size = min(len(self.block.data) + 1, PARSED_BYTES)
         read = pa_csv.ReadOptions(use_threads=False, column_names=list(names), block_size=size)
         try:
-            return _one_batch(pa_csv.read_csv(pa.BufferReader(self.block.data), read, parse, convert))
+            return one_batch(pa_csv.read_csv(pa.BufferReader(self.block.data), read, parse, convert))
         except (pa.ArrowInvalid, pa.ArrowKeyError):
             return None
 
@@ -124,7 +124,7 @@ class TextPiece:
         batch, wrong = typed(parsed.batch, self.layout.types)
         flaws = [*parsed.flaws, *(Flaw(int(parsed.records[flaw.row]), flaw.got, flaw.expected) for flaw in wrong)]
         piece = Piece(batch, parsed.records, flaws, parsed.count, lambda row: f"line {self.block.line_of(row)}")
-        _refuse(flaws, piece, self.path)
+        refuse(flaws, piece, self.path)
         return batch
 
 
@@ -193,11 +193,11 @@ class Examples:
             yield from self._parquet(path, left)
         else:
             for piece in pieces(path, self.layout):
-                _refuse(piece.flaws, piece, path)
+                refuse(piece.flaws, piece, path)
                 batch = piece.batch if left is None else piece.batch.slice(0, left)
                 left = None if left is None else left - batch.num_rows
                 if batch.num_rows:
-                    yield ReadyPiece(_finished(batch, self.layout, path)), batch.num_rows
+                    yield ReadyPiece(finished(batch, self.layout, path)), batch.num_rows
 
     def _text(self, path: Path, kind: str, size: int, left: int | None) -> Iterator[tuple[RowPiece, int]]:
         parser = TextParser(path, kind, self.layout)
@@ -268,7 +268,7 @@ def _joined(parts: list[Block]) -> Block:
     return Block(b"".join(part.data for part in parts), parts[0].first_line, parts[0].quoted)
 
 
-def _finished(batch: pa.RecordBatch, layout: Layout, path: Path) -> pa.RecordBatch:
+def finished(batch: pa.RecordBatch, layout: Layout, path: Path) -> pa.RecordBatch:
     """Derive, rename and keep columns as the layout says."""
     if layout.derive is not None:
         rows = batch.num_rows
@@ -284,11 +284,13 @@ def _finished(batch: pa.RecordBatch, layout: Layout, path: Path) -> pa.RecordBat
     return pa.RecordBatch.from_arrays(arrays, names=[layout.rename.get(name, name) for name in kept])
 
 
-def _refuse(flaws: list[Flaw], piece: Piece, path: Path) -> None:
+def refuse(flaws: list[Flaw], piece: Piece, path: Path) -> None:
+    """Raise for the first flaw, if there is one, with file, place, got and expected."""
     if flaws:
         BadRows("raise").report(flaws, piece, path)
 
 
-def _one_batch(table: pa.Table) -> pa.RecordBatch:
+def one_batch(table: pa.Table) -> pa.RecordBatch:
+    """Return a table as one record batch."""
     batches = table.combine_chunks().to_batches()
     return batches[0] if batches else pa.RecordBatch.from_pylist([], schema=table.schema)

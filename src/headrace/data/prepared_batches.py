@@ -6,7 +6,7 @@ rows without copying.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,13 +17,11 @@ import pyarrow.parquet as pq
 import torch
 from torch import Tensor
 
-from headrace.config import require
 from headrace.data.prepare_columns import Categories, History, Number
 from headrace.data.prepare_statistics import PreparedStatistics
+from headrace.data.windows import SHUFFLE_ROWS, Ids, WindowedBatches
 from headrace.errors import DataError
-from headrace.types import NO_VERSION, Batch, Jagged, Position
-
-Ids = npt.NDArray[np.int64]
+from headrace.types import NO_VERSION, Batch, Jagged
 
 
 @dataclass(slots=True)
@@ -52,20 +50,19 @@ class Window:
             {name: label[start:stop] for name, label in self.labels.items()}, self.times[start:stop],
         )  # fmt: skip
 
-    @staticmethod
-    def joined(first: Window, second: Window) -> Window:
-        """Return the rows of both."""
+    def before(self, second: Window) -> Window:
+        """Return the rows of this one, then those of another."""
         return Window(
-            torch.cat([first.numbers, second.numbers]),
-            {name: torch.cat([ids, second.single[name]]) for name, ids in first.single.items()},
-            {name: _behind(ids, second.lists[name]) for name, ids in first.lists.items()},
-            torch.cat([first.dense, second.dense]),
-            {name: torch.cat([label, second.labels[name]]) for name, label in first.labels.items()},
-            torch.cat([first.times, second.times]),
+            torch.cat([self.numbers, second.numbers]),
+            {name: torch.cat([ids, second.single[name]]) for name, ids in self.single.items()},
+            {name: _behind(ids, second.lists[name]) for name, ids in self.lists.items()},
+            torch.cat([self.dense, second.dense]),
+            {name: torch.cat([label, second.labels[name]]) for name, label in self.labels.items()},
+            torch.cat([self.times, second.times]),
         )  # fmt: skip
 
 
-class PreparedBatches:
+class PreparedBatches(WindowedBatches[Window]):
     """An iterator over the batches of one part, epoch after epoch; resumable to the row.
 
     With a seed, row groups come in an order drawn from seed and epoch, and rows are shuffled within a window of
@@ -86,109 +83,27 @@ class PreparedBatches:
 
     def __init__(
         self, path: Path, statistics: PreparedStatistics, batch_rows: int, *, seed: int | None = None, epochs: int = 1,
-        shuffle_rows: int = 1 << 18,
+        shuffle_rows: int = SHUFFLE_ROWS,
     ) -> None:  # fmt: skip
-        require(batch_rows >= 1, "batch_rows", got=batch_rows, expected="a positive integer")
-        require(epochs >= 1, "epochs", got=epochs, expected="a positive integer")
-        require(shuffle_rows >= 1, "shuffle_rows", got=shuffle_rows, expected="a positive integer")
-        self.batch_rows, self.seed, self.epochs, self.shuffle_rows = batch_rows, seed, epochs, shuffle_rows
         self._path, self._preparation = Path(path), statistics.preparation
         try:
             meta = pq.read_metadata(path)
         except (pa.ArrowInvalid, OSError) as error:
             raise DataError(f"File {path}", got=str(error), expected="a whole Parquet file",
                             do="Prepare the data again.") from error  # fmt: skip
-        self._sizes = [meta.row_group(group).num_rows for group in range(meta.num_row_groups)]
-        self._starts = np.cumsum([0, *self._sizes])
-        self._epoch, self._row = 0, 0
-        self._walk: Iterator[Batch] | None = None
+        sizes = [meta.row_group(group).num_rows for group in range(meta.num_row_groups)]
+        super().__init__(sizes, batch_rows, seed=seed, epochs=epochs, shuffle_rows=shuffle_rows)
         self._arange = torch.arange(batch_rows + 1)
 
-    def __len__(self) -> int:
-        """Number of batches of all epochs."""
-        return self.epochs * -(-self.rows // self.batch_rows)
+    def _windows_from(self, epoch: int, first: int, windows: Sequence[Sequence[int]]) -> Iterator[Window]:
+        for number, groups in enumerate(windows[first:], first):
+            yield self._window(epoch, number, groups)
 
-    @property
-    def rows(self) -> int:
-        """Rows of the part."""
-        return int(self._starts[-1])
-
-    def __iter__(self) -> Iterator[Batch]:
-        """Yield from where it stands to the end of the last epoch."""
-        return self
-
-    def __next__(self) -> Batch:
-        """Return the next batch."""
-        while self._epoch < self.epochs:
-            if self._walk is None:
-                self._walk = self._batches(self._epoch, self._row)
-            batch = next(self._walk, None)
-            if batch is not None:
-                self._row += len(batch)
-                return batch
-            self._epoch, self._row, self._walk = self._epoch + 1, 0, None
-        raise StopIteration
-
-    def position(self) -> Position:
-        """Return the epoch and how many of its rows were given."""
-        return {"epoch": self._epoch, "row": self._row}
-
-    def seek(self, position: Position) -> None:
-        """Go to a position; `{}` is the beginning. What comes next is what came next when it was taken.
-
-        Raises:
-            DataError: If there are not so many rows, or it does not stand between two batches.
-        """
-        epoch, row = position.get("epoch", 0), position.get("row", 0)
-        good = 0 <= row <= self.rows and epoch >= 0 and (row % self.batch_rows == 0 or row == self.rows)
-        if not good:
-            raise DataError("Position", got=str(position), expected=f"a multiple of {self.batch_rows}, to {self.rows}",
-                            do="It was taken of other data, or with another batch size.")  # fmt: skip
-        self._epoch, self._row, self._walk = epoch, row, None
-
-    def _batches(self, epoch: int, start: int) -> Iterator[Batch]:
-        """Yield an epoch's batches from row `start` of its order on."""
-        rest: Window | None = None
-        passed = 0
-        for number, groups in enumerate(self._windows(epoch)):
-            size = sum(self._sizes[group] for group in groups)
-            if passed + size <= start:
-                passed += size  # nothing is read
-                continue
-            window = self._window(epoch, number, groups)
-            if passed < start:
-                window, passed = window.slice(start - passed, len(window)), start
-            passed += len(window)
-            if rest is not None and len(rest):
-                window = Window.joined(rest, window)
-            whole = len(window) - len(window) % self.batch_rows
-            for at in range(0, whole, self.batch_rows):
-                yield self._batch(window.slice(at, at + self.batch_rows))
-            rest = window.slice(whole, len(window))
-        if rest is not None and len(rest):
-            yield self._batch(rest)
-
-    def _windows(self, epoch: int) -> list[list[int]]:
-        """Return the row groups of every window, in the order of an epoch."""
-        order = np.arange(len(self._sizes))
-        if self.seed is not None:
-            order = np.random.default_rng([self.seed, epoch]).permutation(len(self._sizes))
-        windows: list[list[int]] = [[]]
-        rows = 0
-        for group in order.tolist():
-            if rows >= self.shuffle_rows:
-                windows.append([])
-                rows = 0
-            windows[-1].append(group)
-            rows += self._sizes[group]
-        return windows
-
-    def _window(self, epoch: int, number: int, groups: list[int]) -> Window:
-        table = pq.ParquetFile(self._path).read_row_groups(groups, use_threads=False)
+    def _window(self, epoch: int, number: int, groups: Sequence[int]) -> Window:
+        table = pq.ParquetFile(self._path).read_row_groups(list(groups), use_threads=False)
         numbers = np.concatenate([np.arange(self._starts[group], self._starts[group + 1]) for group in groups])
-        order: Ids | None = None
-        if self.seed is not None:
-            order = np.random.default_rng([self.seed, epoch, number]).permutation(len(numbers))
+        order = self.order(epoch, number, len(numbers))
+        if order is not None:
             numbers = numbers[order]
         single, lists, dense = {}, {}, []
         for column in self._preparation.columns:

@@ -6,6 +6,7 @@ import math
 from collections.abc import Mapping
 from typing import cast
 
+import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
@@ -22,6 +23,23 @@ def dense_tensors(model: nn.Module) -> dict[str, Tensor]:
     """Return copies of all persistent parameters and buffers by name, detached, on the CPU."""
     held = model.state_dict()
     return {name: value.detach().cpu().clone() for name, value in held.items() if isinstance(value, Tensor)}
+
+
+class Buffers:
+    """The buffers of a model as they are now, to be put back after a step that was refused.
+
+    Args:
+        model: The model.
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        self._kept = [(buffer, buffer.detach().clone()) for buffer in model.buffers()]
+
+    def put_back(self) -> None:
+        """Make the buffers what they were."""
+        with torch.no_grad():
+            for buffer, before in self._kept:
+                buffer.copy_(before)
 
 
 def parameter_names(model: nn.Module, optimizer: Optimizer) -> list[str]:

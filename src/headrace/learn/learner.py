@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Literal, cast
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import cast
 
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from headrace.config import known_name, require
-from headrace.data.features import Schema
-from headrace.errors import DataError, NonFiniteLoss, StaleError, StoreError
+from headrace.config import require
+from headrace.errors import NonFiniteLoss, StaleError, StoreError
 from headrace.learn.clipping import clipped_shares, tables_that_clip
 from headrace.learn.dense import (
+    Buffers,
     DensePace,
     check_optimizer_state,
     dense_tensors,
@@ -23,6 +23,7 @@ from headrace.learn.dense import (
     parameter_names,
     restore_optimizer,
 )
+from headrace.learn.learner_config import LearnerConfig
 from headrace.learn.learner_state import (
     FORMAT,
     LearnedTable,
@@ -33,55 +34,13 @@ from headrace.learn.learner_state import (
 )
 from headrace.learn.ledger import LEDGER, open_ledger, record
 from headrace.learn.marks import Mark, TimeLog, VersionMarks
-from headrace.protocols import Objective, Schedule
+from headrace.learn.micro_batches import MicroBatches, check_slices
+from headrace.learn.stages import StageTimes, lookups_timed
+from headrace.learn.tiers import hot_shares, tables_on_disk, tiers_of
+from headrace.learn.together import Together
+from headrace.protocols import Objective
 from headrace.store import Clipping, EmbeddingCollection, Expiry
 from headrace.types import Batch, Change, Loss, RowChange, State, Version
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class LearnerConfig:
-    """Settings of a learner.
-
-    Attributes:
-        seed: Seed of its own random numbers (dropout).
-        audit: Keep a ledger that counts how often each example was learned (`headrace.learn.ledger`).
-        row_gradients: What table rows learn from. `sum`: the gradient of the loss times the number of examples, so
-            that an example moves its rows as far as it would alone, whatever the batch size: row rules as online
-            learning knows them. `mean`: the gradient of the loss as it is, a mean over the batch, like the dense
-            part; a row in one of 256 examples then takes a 256th of the step, and Adagrad's starting accumulator
-            keeps it there for long. For rules made for that (large-batch scaling, CowClip).
-        dense_schedule: What the rates of the dense optimiser's groups are multiplied with in step 1, 2, ...; None:
-            always 1. The rates are those that the optimiser was built with; the step is part of the state.
-        freshness: Publish the accepted times of the examples that each version learned. Switch it off for learners
-            that never publish: their list would only grow.
-        keep_versions: Published versions, before the newest, that changes can still be asked for.
-        schema: The schema of the examples; it is stored with the state and published with every version.
-        schema_fingerprint: Its fingerprint, when the schema itself is not at hand.
-
-    Raises:
-        ConfigError: If a value cannot work, or the fingerprint is not the schema's.
-    """
-
-    seed: int = 0
-    audit: bool = False
-    row_gradients: Literal["mean", "sum"] = "sum"
-    dense_schedule: Schedule | None = None
-    freshness: bool = True
-    keep_versions: int = 8
-    schema: Schema | None = None
-    schema_fingerprint: str = ""
-
-    def __post_init__(self) -> None:
-        known_name("row_gradients", self.row_gradients, ["mean", "sum"])
-        require(self.dense_schedule is None or callable(self.dense_schedule), "dense_schedule", got=self.dense_schedule,
-                expected="a schedule, from step to factor, or None")  # fmt: skip
-        require(self.keep_versions >= 1, "keep_versions", got=self.keep_versions, expected="at least 1")
-        if self.schema is None:
-            return
-        fingerprint = self.schema.fingerprint()
-        require(self.schema_fingerprint in ("", fingerprint), "schema_fingerprint", got=self.schema_fingerprint,
-                expected=f"{fingerprint}, the schema's", do="Leave it out.")  # fmt: skip
-        object.__setattr__(self, "schema_fingerprint", fingerprint)
 
 
 class RankLearner:
@@ -90,6 +49,9 @@ class RankLearner:
     One step: loss and gradients; refused whole if anything is not finite; then every table takes one update with the
     summed gradients of its ids, the dense optimiser one step, and the ledger one count. Rows of tables with a `ttl_s`
     expire by the event time of what was learned, so that publishing more or less often changes nothing.
+
+    Over sharded tables every rank has a learner; `learn` and `changes` are collective, and a step is the one that one
+    learner would take from the batches of all ranks together (`headrace.learn.gathered` puts their changes together).
 
     Learning is deterministic: random numbers come from the learner's own generator, which is part of its state.
 
@@ -102,6 +64,10 @@ class RankLearner:
 
     Raises:
         ConfigError: If the optimiser and the model do not have the same parameters, or these are not on the CPU.
+
+    Attributes:
+        times: Where the time of its steps goes.
+        micro_batches: See `LearnerConfig`; may be set before a step, and is no part of the state.
 
     Thread-safety: none; one thread learns, publishes and saves.
     """
@@ -123,10 +89,16 @@ class RankLearner:
         if self.config.audit:
             require(LEDGER not in self.tables, "Tables", got=f"one named '{LEDGER}'", expected="another name")
             self.ledger = self.tables[LEDGER] = cast(LearnedTable, open_ledger())
-        self._clipped = tables_that_clip(collection.tables)
+        self._clipped, self._on_disk = tables_that_clip(collection.tables), tables_on_disk(collection.tables)
         self.spec = self._describe()
         self._expiry = Expiry(self.tables)
-        self._rng = torch.Generator().manual_seed(self.config.seed).get_state()
+        self.times = StageTimes()
+        before, after = lookups_timed(self.times)
+        collection.register_forward_pre_hook(before)
+        collection.register_forward_hook(after, always_call=True)
+        self.micro_batches, self._slices = self.config.micro_batches, cast("MicroBatches | None", None)
+        self._together = Together(collection.ranks)
+        self._rng = torch.Generator().manual_seed(self._together.seed(self.config.seed)).get_state()
         self._marks = VersionMarks(self.config.keep_versions)
         self._positives, self._negatives = TimeLog(), TimeLog()
         self._examples, self._loss_sum, self._torn = 0, 0.0, ""
@@ -151,7 +123,8 @@ class RankLearner:
 
         Returns:
             The loss, detached. Its parts have `clipped/<table>` for every table with a clip: the share of the rows
-            that learned in this step whose gradient was clipped.
+            that learned in this step whose gradient was clipped; and `hot/<table>` for every table with a disk: the
+            share of the rows found that were in memory.
 
         Raises:
             NonFiniteLoss: If the loss or a gradient is NaN or infinite; nothing was changed.
@@ -160,34 +133,52 @@ class RankLearner:
                 the learner refuses to go on until `restore` has brought it back to a whole state.
         """
         self._check_whole()
-        if not len(batch):
-            raise DataError("Learner, batch", got="no examples", expected="at least one", do="Skip empty batches.")
-        buffers = [(buffer, buffer.detach().clone()) for buffer in self.model.buffers()]
+        examples = self._together.examples(batch)
+        buffers, tiers = Buffers(self.model), tiers_of(self._on_disk)
+        try:
+            with self.times.stage("checks"), torch.random.fork_rng(devices=[]):
+                self._slice(batch)
+                torch.set_rng_state(self._rng)
+                loss, clipped = self._gradients(batch, examples), self._clipping()
+                self._apply(batch, loss)
+        except BaseException:
+            buffers.put_back()
+            self._drop_gradients()
+            raise
+        parts = clipped_shares(clipped, self._clipping()) | hot_shares(tiers, tiers_of(self._on_disk))
+        return Loss(loss.total, {**loss.parts, **parts}, loss.logits)
+
+    @contextmanager
+    def untouched(self) -> Iterator[None]:
+        """Compute losses and gradients with the model inside, for a look; afterwards the learner is as before."""
+        buffers = Buffers(self.model)
         try:
             with torch.random.fork_rng(devices=[]):
                 torch.set_rng_state(self._rng)
-                loss, clipped = self._gradients(batch), self._clipping()
-                self._apply(batch, loss)
-        except BaseException:
-            with torch.no_grad():
-                for buffer, before in buffers:
-                    buffer.copy_(before)
+                yield
+        finally:
+            buffers.put_back()
             self._drop_gradients()
-            raise
-        return Loss(loss.total, {**loss.parts, **clipped_shares(clipped, self._clipping())}, loss.logits)
 
     def _clipping(self) -> dict[str, Clipping]:
         return {name: table.clipping() for name, table in self._clipped.items()}
 
-    def _gradients(self, batch: Batch) -> Loss:
-        """Compute loss and gradients; raise unless every one of them is finite."""
+    def _gradients(self, batch: Batch, examples: int) -> Loss:
+        """Compute loss and gradients over the examples of all ranks; raise unless every one of them is finite."""
         self._drop_gradients()
         self.model.train()
-        loss = self.objective(self.model, batch)
-        total = loss.total.detach()
+        scale = examples if self.config.row_gradients == "sum" else 1
+        if self._slices is not None:
+            loss = self._slices.backward(batch, scale / examples)
+        else:
+            with self.times.stage("forward"):
+                loss = self.objective(self.model, batch)
+        total = self._together.mean(loss.total.detach(), len(batch), examples)
         self._require_finite(total, batch, f"a loss of {float(total)}")
-        scale = len(batch) if self.config.row_gradients == "sum" else 1
-        (loss.total * scale).backward()  # type: ignore[no-untyped-call]
+        if self._slices is None:
+            with self.times.stage("backward"):
+                (loss.total * (scale * (len(batch) / examples))).backward()  # type: ignore[no-untyped-call]
+        self._together.add_gradients(self.model)
         gradients = {name: p.grad for name, p in self.model.named_parameters() if p.grad is not None}
         for name, gradient in gradients.items():
             gradient.div_(scale)
@@ -199,15 +190,18 @@ class RankLearner:
         factor = self._pace.factor()
         self._torn, before = f"the step after example {self._examples}", self._table_marks()
         try:
-            self.collection.apply_gradients(batch)
+            with self.times.stage("table update"):
+                self.collection.apply_gradients(batch)
         except BaseException:
             if self._table_marks() == before:
                 self._torn = ""  # the tables refused before they moved, and they are the first to move
             raise
-        self._pace.step(factor)
+        with self.times.stage("dense update"):
+            self._pace.step(factor)
+        self._together.average_buffers(self.model)
         if self.ledger is not None:
             record(self.ledger, batch)
-        self._expiry.advance(int(batch.event_times.max()))
+        self._expiry.advance(self._together.newest(batch.event_times))
         if self._marks.newest < 0:
             self._forget(self._table_marks())  # nobody can ask for changes since then, only for everything
         self._rng = torch.get_rng_state()
@@ -226,8 +220,17 @@ class RankLearner:
         for name, mark in marks.items():
             self.tables[name].forget(mark)
 
+    def _slice(self, batch: Batch) -> None:
+        """Prepare for micro-batches, at the first step with so many."""
+        count, parts = self.micro_batches, (self.model, self.collection, self.objective)
+        if count == 1:
+            self._slices = None
+        elif (self._slices is None or self._slices.count != count) and check_slices(*parts, batch):
+            self._slices = MicroBatches(*parts, count, self.times)
+
     def _count(self, batch: Batch, loss: Loss) -> None:
         self._examples += len(batch)
+        self.times.count()
         self._loss_sum += float(loss.total) * len(batch)
         if self.config.freshness:
             known_B, positive_B = batch.accepted_times > 0, batch.labels > 0
@@ -278,11 +281,16 @@ class RankLearner:
 
     def _changed_rows(self, base: Mark) -> tuple[dict[str, RowChange], bool]:
         """Return every table's rows since a mark and False, or all of them and True where that cannot be told."""
+        known: dict[str, RowChange] | None = None
         if base.tables is not None:
             try:
-                return {name: table.changes(base.tables[name]) for name, table in self.tables.items()}, False
+                known = {name: table.changes(base.tables[name]) for name, table in self.tables.items()}
             except StaleError:
                 pass  # a replica that drops all rows first need not know which went
+        if known is not None and not self._together.any(False):
+            return known, False
+        if known is None:
+            self._together.any(True)  # the other ranks then tell all rows too
         return {name: table.rows() for name, table in self.tables.items()}, True
 
     def _notes(self, base: Mark) -> dict[str, Tensor]:

@@ -5,6 +5,7 @@ from headrace.online.config import ModelBuilder, OnlineConfig, Player, TableSett
 from headrace.online.embedded import Embedded
 from headrace.online.export import export_log
 from headrace.online.feed import Feeder, FeedProgress
+from headrace.online.labelling import Labelling, LabellingConfig, labelling_schema
 from headrace.online.layout import ROLES, RunFolder
 from headrace.online.offline import compare_source, evaluate_source, newest_predictor, predict_file, request_file
 from headrace.online.recipe import build, find_recipe, parameters
@@ -19,6 +20,8 @@ __all__ = [
     "Embedded",
     "FeedProgress",
     "Feeder",
+    "Labelling",
+    "LabellingConfig",
     "ModelBuilder",
     "OnlineConfig",
     "Player",
@@ -34,6 +37,7 @@ __all__ = [
     "evaluate_source",
     "export_log",
     "find_recipe",
+    "labelling_schema",
     "newest_predictor",
     "open_learner",
     "open_log",

@@ -11,6 +11,7 @@ from torch import nn
 
 from headrace.config import require
 from headrace.data import JoinConfig, PreparedStatistics, Schema
+from headrace.learn import PipelineConfig
 from headrace.objectives import SamplingCorrection, Where
 from headrace.protocols import Feedback, Objective, RowTransform, Schedule, Source
 from headrace.store import Adagrad, AdmitAll, InitialRow, RowRule, Storage, Uniform
@@ -74,6 +75,8 @@ class OnlineConfig:
         tables: Settings of every table; `table_overrides` replaces them for single tables.
         dense_lr: Learning rate of the dense part (Adam).
         batch_rows: Examples per learning step.
+        pipeline: How far ahead the learner process reads and collates its log, in reads of four batches; versions are
+            then written beside learning. A depth of 0 does one after the other. It changes no result.
         publish_every: Examples between two published versions.
         checkpoint_every: Published versions between two manifests of the learner.
         snapshot_every: Published versions between two full snapshots for replicas.
@@ -103,6 +106,7 @@ class OnlineConfig:
     table_overrides: dict[str, TableSettings] = field(default_factory=dict)
     dense_lr: float = 1e-3
     batch_rows: int = 256
+    pipeline: PipelineConfig = field(default_factory=PipelineConfig)
     publish_every: int = 1024
     checkpoint_every: int = 20
     snapshot_every: int = 50

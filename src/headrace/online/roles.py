@@ -21,6 +21,7 @@ from headrace.online.baselines import Metrics
 from headrace.online.build import keep_preparation, open_learner
 from headrace.online.config import OnlineConfig
 from headrace.online.layout import CHANGES, EVENTS, EXAMPLES, STAGED, RunFolder
+from headrace.online.overlap import pipelined
 from headrace.publish import LogPublisher, StagingPublisher, relay
 from headrace.types import Report, Version
 
@@ -77,7 +78,8 @@ def run_learner(config: OnlineConfig, folder: RunFolder, stop: Stop) -> Report:
     def values(progress: Progress) -> dict[str, object]:
         tables = {name: _slots(table.stats()) for name, table in learner.collection.tables.items()}  # type: ignore[attr-defined]
         return {"examples": progress.examples, "steps": progress.steps, "loss": progress.loss,
-                "version": progress.version.number, "tables": tables, "metrics": metrics.compute()}  # fmt: skip
+                "version": progress.version.number, "tables": tables, "metrics": metrics.compute(),
+                "stages": learner.times.totals()}  # fmt: skip
 
     last = Progress()
 
@@ -86,13 +88,15 @@ def run_learner(config: OnlineConfig, folder: RunFolder, stop: Stop) -> Report:
         last = progress
         status.write(lambda: values(progress))
 
-    report = fit(Loop(
+    loop = Loop(
         source=LogSource(examples, EXAMPLES), learner=learner,
         joiner=Collator(config.schema, config.batch_rows, config.preparation),
         publisher=StagingPublisher(staged), metric=metrics, cadence=EveryExamples(config.publish_every),
         checkpoint=ManifestCheckpoint(folder.checkpoint), batch_rows=config.batch_rows,
         read_rows=4 * config.batch_rows, checkpoint_every=config.checkpoint_every, on_step=on_step, stop=stop,
-    ))  # fmt: skip
+    )  # fmt: skip
+    with pipelined(loop, config.pipeline, learner.times, made=learner.collection.fetch_ahead):
+        report = fit(loop)
     # the report counts what earlier processes of this run learned too; this one may have found nothing left to learn
     last.examples, last.steps = (int(report.figures[name].value) for name in ("examples", "steps"))
     last.version = Version(int(report.figures["version"].value))

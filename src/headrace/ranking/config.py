@@ -12,6 +12,7 @@ from torch.optim import Optimizer
 
 from headrace.config import known_name, require
 from headrace.data import JoinConfig, PreparedStatistics, Schema
+from headrace.learn import PipelineConfig
 from headrace.objectives import LogLoss
 from headrace.online.config import ModelBuilder, OnlineConfig, TableSettings
 from headrace.protocols import Objective, Schedule
@@ -76,6 +77,10 @@ class FitConfig:
         row_gradients: What table rows learn from; see `LearnerConfig`. `mean` is what offline recipes and
             published hyper-parameters are made for.
         objective: The loss.
+        pipeline: How far ahead of the learner examples are read; changes no result.
+        micro_batches: Slices of a batch whose gradients are added; see `LearnerConfig`. None: as many as are fastest
+            for the first batch, which the report says and the checkpoint keeps; another run may choose otherwise, and
+            differ in the rounding of sums.
         preparation: Statistics that raw rows are prepared with when serving; the schema is then theirs. None: rows
             are read as they come.
         data_files: Files whose SHA-256 goes into the run record, beside those that the data name themselves.
@@ -98,6 +103,8 @@ class FitConfig:
     evaluate_every: int | None = None
     row_gradients: Literal["mean", "sum"] = "mean"
     objective: Objective = field(default_factory=LogLoss)
+    pipeline: PipelineConfig = field(default_factory=PipelineConfig)
+    micro_batches: int | None = 1
     preparation: PreparedStatistics | None = None
     seed: int = 0
     data_files: tuple[Path, ...] = ()
@@ -107,7 +114,7 @@ class FitConfig:
         require(bool(self.name), "FitConfig.name", got=self.name, expected="a name")
         for name in ("batch_rows", "epochs"):
             require(getattr(self, name) >= 1, name, got=getattr(self, name), expected="a positive integer")
-        for name in ("patience", "evaluate_every"):
+        for name in ("patience", "evaluate_every", "micro_batches"):
             value = getattr(self, name)
             require(value is None or value >= 1, name, got=value, expected="a positive integer or None")
         known_name("row_gradients", self.row_gradients, ["mean", "sum"])

@@ -10,8 +10,8 @@ from __future__ import annotations
 import json
 import math
 import time
-from collections.abc import Callable
-from dataclasses import asdict, dataclass, field
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass, field, replace
 from itertools import islice
 from pathlib import Path
 from typing import cast
@@ -21,7 +21,15 @@ import torch
 
 from headrace.config import fingerprint, require, write_run_record
 from headrace.data.files import sha256
-from headrace.learn import LearnerConfig, ManifestCheckpoint, RankLearner
+from headrace.errors import ConfigError
+from headrace.learn import (
+    LearnerConfig,
+    ManifestCheckpoint,
+    Pipeline,
+    PipelineConfig,
+    RankLearner,
+    try_micro_batches,
+)
 from headrace.online.build import embedding, keep_preparation, open_tables, seeded_model
 from headrace.online.layout import CHANGES, RunFolder
 from headrace.online.offline import newest_predictor
@@ -31,6 +39,9 @@ from headrace.ranking.config import FitConfig
 from headrace.ranking.examples import Splits
 from headrace.ranking.judge import judge
 from headrace.types import Batch, Figure, Report, State, Version
+
+WORTH = 0.97
+"""Share of the time without micro-batches that they must not exceed to be chosen."""
 
 OnStep = Callable[["FitProgress"], None]
 Stop = Callable[[], bool]
@@ -78,7 +89,8 @@ def open_ranker(config: FitConfig) -> RankLearner:
     collection = embedding(config.schema, open_tables(served))
     model = seeded_model(served, collection)
     settings = LearnerConfig(seed=config.seed, row_gradients=config.row_gradients, freshness=False, keep_versions=1,
-                             schema=config.schema, dense_schedule=config.dense.schedule)  # fmt: skip
+                             schema=config.schema, dense_schedule=config.dense.schedule,
+                             micro_batches=config.micro_batches or 1)  # fmt: skip
     return RankLearner(model, collection, config.dense.build(model), config.objective, settings)
 
 
@@ -127,6 +139,7 @@ class RankerFit:
                 got=[len(part) for part in (self.splits.train, self.splits.valid, self.splits.test)],
                 expected="examples in every split")  # fmt: skip
         self.learner = open_ranker(config)
+        self.pipeline = Pipeline(config.pipeline, self.learner.times, made=self.learner.collection.fetch_ahead)
         steps = math.ceil(len(self.splits.train) / config.batch_rows)
         self.progress = FitProgress(config.epochs, steps)
         self.report, self._parts = Report(), dict[str, float]()
@@ -150,24 +163,49 @@ class RankerFit:
     def _learn(self) -> bool:
         """Learn epoch by epoch; return whether the fit came to its end."""
         done, config = self.progress, self.config
+        if config.micro_batches is None and not done.step:
+            self._choose_micro_batches()
         while done.epoch < config.epochs and not self._exhausted():
             first = done.step - done.epoch * done.steps_per_epoch
             batches = self.splits.train.batches(config.batch_rows, epoch_order(config.seed, done.epoch))
-            for place, batch in enumerate(islice(batches, first, None), first + 1):
-                if self.stop is not None and self.stop():
-                    self._save()
-                    return False
-                self._step(batch)
-                inside = config.evaluate_every is not None and place % config.evaluate_every == 0
-                if inside and place < done.steps_per_epoch:
-                    self._validate()
-                    if self._exhausted():
-                        return True
+            with self.pipeline.over(since(batches, first, config.batch_rows)) as ahead:
+                end = self._epoch(ahead, first)
+            if end is not None:
+                return end
             done.epoch += 1
             if done.epoch == 1:
                 self._judge_one_pass()
             self._validate()
         return True
+
+    def _choose_micro_batches(self) -> None:
+        """Measure the first batch in slices, and keep their fastest number if it is worth the other rounding."""
+        order = epoch_order(self.config.seed, 0)
+        batch = next(iter(self.splits.train.batches(self.config.batch_rows, order)))
+        try:
+            trials = try_micro_batches(self.learner, batch)
+        except ConfigError as error:
+            self.report.notes.append(f"no micro-batches: {error}")
+            return
+        plain = next(trial.seconds for trial in trials if trial.micro_batches == 1)
+        best = trials[0]
+        self.learner.micro_batches = best.micro_batches if best.seconds < WORTH * plain else 1
+        text = ", ".join(f"{trial.micro_batches}: {1e3 * trial.seconds:.2f} ms" for trial in trials)
+        self.report.notes.append(f"{self.learner.micro_batches} micro-batches were chosen by measuring ({text})")
+
+    def _epoch(self, batches: Iterator[Batch], first: int) -> bool | None:
+        """Learn an epoch from its step `first` on; return whether the fit came to its end inside it, None: not yet."""
+        done, every = self.progress, self.config.evaluate_every
+        for place, batch in enumerate(batches, first + 1):
+            if self.stop is not None and self.stop():
+                self._save()
+                return False
+            self._step(batch)
+            if every is not None and place % every == 0 and place < done.steps_per_epoch:
+                self._validate()
+                if self._exhausted():
+                    return True
+        return None
 
     def _step(self, batch: Batch) -> None:
         done, started = self.progress, time.monotonic()
@@ -182,7 +220,8 @@ class RankerFit:
     def _validate(self) -> None:
         """Judge the validation split, and keep the weights if they are the best so far."""
         done, started = self.progress, time.monotonic()
-        found = judge(self.learner.model, self.splits.valid)
+        with self.learner.times.stage("judge"):
+            found = judge(self.learner.model, self.splits.valid)
         epoch = done.step / done.steps_per_epoch
         done.evaluations.append(Evaluation(done.step, epoch, found.auc, found.log_loss))
         if done.best == len(done.evaluations) - 1:
@@ -227,7 +266,7 @@ class RankerFit:
             report.add("best_epoch", best.epoch, source="where the validation AUC was highest")
         self._costs()
         end = "the fit came to its end" if whole else "stopped before its end; nothing was published"
-        report.notes += [end, *self.config.notes, *self.splits.notes]
+        report.notes += [end, *self.config.notes, *self.splits.notes, self.pipeline.chosen()]
         if whole and self.folder is not None:
             self._publish(self.folder)
             self._save(finished=True)
@@ -247,6 +286,8 @@ class RankerFit:
             if callable(stats):
                 report.add(f"table/{name}/rows", stats().rows, source="the table, at the best validation")
         report.settings |= {"threads": torch.get_num_threads(), "seed": self.config.seed, "run": self.config.name,
+                            "pipeline": self.pipeline.chosen(), "stages": self.learner.times.totals(),
+                            "micro_batches": self.learner.micro_batches,
                             "evaluations": [asdict(one) for one in done.evaluations]}  # fmt: skip
 
     def _publish(self, folder: RunFolder) -> None:
@@ -259,30 +300,56 @@ class RankerFit:
     def _save(self, *, finished: bool = False) -> None:
         if self._checkpoint is None:
             return
+        with self.learner.times.stage("save"):
+            self._checkpoint.save(self._state(finished=finished))
+
+    def _state(self, *, finished: bool) -> State:
         done = self.progress
-        self._checkpoint.save({
-            "config": fingerprint(self.config), "finished": finished, "learner": self.learner.state(),
-            "report": json.dumps(self.report.to_json()), "parts": dict(self._parts), "progress": {
+        return {
+            "config": self._settings(), "finished": finished, "learner": self.learner.state(),
+            "micro_batches": self.learner.micro_batches, "stages": self.learner.times.totals(),
+            "report": json.dumps(self.report.to_json()),
+            "parts": dict(self._parts), "progress": {
                 "epoch": done.epoch, "step": done.step, "examples": done.examples, "loss": done.loss,
                 "fit_s": done.fit_s, "evaluate_s": done.evaluate_s,
                 "evaluations": [asdict(one) for one in done.evaluations],
             },
-        })  # fmt: skip
+        }  # fmt: skip
+
+    def _settings(self) -> str:
+        """Return a fingerprint of all settings that the result depends on."""
+        return fingerprint(replace(self.config, pipeline=PipelineConfig()))
 
     def _resume(self) -> bool:
         """Continue from the folder's checkpoint, if there is one; return whether the fit had come to its end."""
         state = self._checkpoint.load() if self._checkpoint is not None else None
         if state is None:
             return False
-        require(state["config"] == fingerprint(self.config), "Run folder", got="a fit with other settings",
+        require(state["config"] == self._settings(), "Run folder", got="a fit with other settings",
                 expected="the settings of the fit that began there", do="Use another folder.")  # fmt: skip
         self.learner.restore(cast(State, state["learner"]))
+        self.learner.micro_batches = cast(int, state["micro_batches"])
+        self.learner.times.go_on(cast(State, state["stages"]))
         kept = dict(cast(State, state["progress"]))
         evaluations = [Evaluation(**one) for one in cast("list[dict[str, float]]", kept.pop("evaluations"))]  # type: ignore[arg-type]
         self.progress = FitProgress(self.config.epochs, self.progress.steps_per_epoch, evaluations=evaluations, **kept)  # type: ignore[arg-type]
         self._parts = cast("dict[str, float]", dict(cast(State, state["parts"])))
         self.report = _read_report(cast(str, state["report"]))
         return bool(state["finished"])
+
+
+def since(batches: Iterator[Batch], first: int, rows: int) -> Iterator[Batch]:
+    """Return the batches from number `first` on; those before are not read where that can be avoided.
+
+    Args:
+        batches: Batches of one epoch, from its beginning.
+        first: How many to leave out.
+        rows: Examples of each.
+    """
+    if not first or not hasattr(batches, "seek"):
+        return islice(batches, first, None)
+    batches.seek({"epoch": 0, "row": first * rows})
+    return batches
 
 
 def judge_published(config: FitConfig, folder: RunFolder) -> Report:

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from headrace.errors import DataError
 from headrace.evaluate import auc, auc_interval, log_loss
+from headrace.learn import Pipeline
 from headrace.ranking.examples import ExampleSet
 from headrace.types import Figure, Report
 
@@ -63,8 +64,8 @@ def judge(model: nn.Module, examples: ExampleSet) -> Judged:
     training, scores, labels = model.training, list[Tensor](), list[Tensor]()
     model.eval()
     try:
-        with torch.no_grad():
-            for batch in examples.batches(SCORE_ROWS):
+        with torch.no_grad(), Pipeline().over(examples.batches(SCORE_ROWS)) as ahead:
+            for batch in ahead:
                 scores.append(torch.sigmoid(served_logits(model(batch)).double()))
                 labels.append(batch.labels.double())
     finally:
