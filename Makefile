@@ -4,13 +4,14 @@
 # make check     style, types, floors
 # make bench     every benchmark against its peer, quickly (BENCH=--full for the whole ones)
 # make bench-table  the table engine against its peers (ARGS="--quick --json"); `make peers` installs them
+# make bench-pipeline  whole training steps against their bound and their peers, from files on disk
 # make docs      the documentation site, in site/
 # Every target sets up by itself: .venv, packages pinned by constraints.txt, the native table.
 
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help venv build demo test test-all check bench bench-table peers docs format clean
+.PHONY: help venv build demo test test-all check bench bench-table bench-pipeline peers docs format clean
 
 VENV ?= .venv
 export VENV
@@ -84,6 +85,9 @@ bench: build
 
 bench-table: build
 	@$(PY) benchmarks/table.py $(ARGS)
+
+bench-pipeline: build
+	@$(PY) benchmarks/pipeline.py $(ARGS)
 
 # FBGEMM and TorchRec, in an environment of their own under build/.
 peers: venv

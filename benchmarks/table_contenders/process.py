@@ -28,12 +28,13 @@ class Process:
         python: Interpreter, for peers that have an environment of their own.
         threads: Threads that its libraries may start.
         patience_s: How long an answer may take.
+        package: That the module is in.
         options: What the contender is told.
     """
 
     def __init__(
         self, module: str, folder: Path, *, python: str = sys.executable, threads: int = 2, patience_s: float = 600.0,
-        **options: Any,
+        package: str = "table_contenders", **options: Any,
     ) -> None:  # fmt: skip
         self._name, self._patience_s = module, patience_s
         self._errors = tempfile.TemporaryFile(mode="w+", encoding="utf-8")  # noqa: SIM115
@@ -41,7 +42,7 @@ class Process:
         own = {"PYTHONPATH": os.pathsep.join([str(BENCHMARKS), *_own_path(python)]), "PYTHONWARNINGS": "ignore"}
         limits = {"OMP_NUM_THREADS": count, "MKL_NUM_THREADS": count, "OPENBLAS_NUM_THREADS": count}
         self._process = subprocess.Popen(
-            [python, "-m", f"table_contenders.{module}", str(folder), json.dumps({"threads": threads, **options})],
+            [python, "-m", f"{package}.{module}", str(folder), json.dumps({"threads": threads, **options})],
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._errors, text=True,
             env={**os.environ, **own, **limits},
         )  # fmt: skip
@@ -79,6 +80,8 @@ class Process:
         watch.start()
         try:
             line = self._process.stdout.readline()
+            while line and not line.startswith("{"):  # what libraries print while they are imported
+                line = self._process.stdout.readline()
         finally:
             watch.cancel()
         if not line:

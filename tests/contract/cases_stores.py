@@ -15,9 +15,12 @@ from headrace.store import (
     AdmitCount,
     AdmitProbability,
     NativeTable,
+    Ranks,
     ReferenceTable,
+    ShardedTable,
     TableConfig,
     Zeros,
+    open_table,
 )
 from headrace.testing import DictTable, MemoryCheckpoint, Verdict, check_checkpoint, check_table
 
@@ -26,11 +29,12 @@ def tables() -> Iterator[tuple]:
     admissions = {"all": (AdmitAll(), 1), "count": (AdmitCount(4), 4), "chance": (AdmitProbability(0.3), None)}
     untried = {"all": (17,), "count": (), "chance": (9, 10, 17)}
     rules = {"sgd": SGD(), "adagrad": Adagrad(), "adam": Adam(), "ftrl": FTRL(), "ftrl-l1": FTRL(l1=0.01, l2=0.1)}
-    for part in (ReferenceTable, NativeTable):
+    for part in (ReferenceTable, NativeTable, ShardedTable):
+        opened = {ShardedTable: lambda config: ShardedTable(open_table(config), Ranks.alone())}.get(part, part)
         for rule_name, rule in rules.items():
             for admission_name, (admission, admit_at) in admissions.items():
 
-                def run(_: Path, part=part, rule=rule, admission=admission, admit_at=admit_at) -> Verdict:
+                def run(_: Path, part=opened, rule=rule, admission=admission, admit_at=admit_at) -> Verdict:
                     def make(**other):
                         settings = {"name": "user", "dim": 5, "rule": rule, "admission": admission, "seed": 3, **other}
                         return lambda: part(TableConfig(**settings))

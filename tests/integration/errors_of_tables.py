@@ -28,6 +28,7 @@ from headrace.store import (
     save_table,
 )
 from headrace.store.checked import CheckedTable
+from headrace.store.ranks import Ranks
 from headrace.store.table import load_native
 
 PLAIN = Storage(event_times=False, history=False)
@@ -259,3 +260,8 @@ def error_38(folder: Path) -> HeadraceError:
     learn(table, 1)
     assert torch.equal(table.lookup(torch.tensor([1])), before - 0.5)
     return HeadraceError(next(text for text in fallbacks() if "Halved" in text))
+
+
+def error_39(folder: Path) -> HeadraceError:
+    """A rank that never comes."""
+    return caught(lambda: Ranks.join(f"file://{folder / 'meet'}", rank=0, size=2, timeout_s=0.5))

@@ -1,6 +1,9 @@
-"""Labels from a crowd: `headrace labels aggregate answers.parquet --groups age,gender`.
+"""Labels from people: `headrace labels aggregate answers.parquet --groups age,gender`.
 
-The file has one row per answer: item, annotator, answer, and a column per attribute of the annotator. CSV, TSV, JSON
+To get answers in the first place, `serve` asks about the examples of a file over HTTP and learns what to ask next,
+`ask` answers in the terminal, and `collect` writes the answers to a file.
+
+That file has one row per answer: item, annotator, answer, and a column per attribute of the annotator. CSV, TSV, JSON
 lines, Parquet and Arrow are read, compressed or not. With --groups a permutation test says whether they matter at all.
 """
 
@@ -15,6 +18,7 @@ import pyarrow.compute as pc
 import pyarrow.csv as pa_csv
 import pyarrow.parquet as pq
 
+from headrace.cli.labels_loop import add_loop_arguments, run_loop
 from headrace.cli.output import console, print_json
 from headrace.config import require
 from headrace.data.datasets.recorded import read_table
@@ -25,14 +29,15 @@ from headrace.feedback import METHODS, Answers, GroupTest, LabelConfig, Labels, 
 from headrace.feedback.annotators import confusions_of
 
 NAME = "labels"
-HELP = "labels from a crowd's answers, with the annotators' and groups' error rates"
+HELP = "labels from people: ask them what tells most, and make one label of several answers"
 SHOWN = 10
 """Annotators and items in the report; the JSON has all annotators."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declare `aggregate FILE`."""
-    actions = parser.add_subparsers(dest="action", required=True, metavar="aggregate")
+    """Declare `aggregate FILE`, and the labelling loop."""
+    actions = parser.add_subparsers(dest="action", required=True, metavar="aggregate|serve|ask|collect")
+    add_loop_arguments(actions)
     action = actions.add_parser("aggregate", help="infer one label per item from several people's answers")
     action.add_argument("answers", type=Path, help="file with one row per answer")
     for name in ("item", "annotator", "answer"):
@@ -52,6 +57,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Run the verb."""
+    if arguments.action != "aggregate":
+        return run_loop(arguments)
     output = arguments.output
     require(output is None or output.suffix in (".parquet", ".csv"), "--output", got=str(output),
             expected="a name that ends in .parquet or .csv")  # fmt: skip

@@ -2,10 +2,12 @@
 
 from headrace.evaluate.accumulate import StreamingEvaluation
 from headrace.evaluate.bootstrap import bootstrap_interval
+from headrace.evaluate.catalogue import catalogue_values, mean_over_users
 from headrace.evaluate.claims import ClaimRecord, ClaimTable, Estimate, Goal, mean_over_blocks, mean_over_seeds
 from headrace.evaluate.grouped_stream import StreamingGroups
 from headrace.evaluate.intervals import Interval, auc_difference, auc_interval, hanley_mcneil_interval
 from headrace.evaluate.judge import Judging, compare, evaluate
+from headrace.evaluate.link import LinkRanks, link_ranks, ncrr
 from headrace.evaluate.metrics import (
     auc,
     average_precision,
@@ -35,6 +37,7 @@ __all__ = [
     "Goal",
     "Interval",
     "Judging",
+    "LinkRanks",
     "Plot",
     "ProgressiveMetric",
     "Section",
@@ -50,6 +53,7 @@ __all__ = [
     "average_precision",
     "bootstrap_interval",
     "calibration_ratio",
+    "catalogue_values",
     "compare",
     "compare_seeds",
     "evaluate",
@@ -58,11 +62,14 @@ __all__ = [
     "hanley_mcneil_interval",
     "history_plots",
     "hit_rate",
+    "link_ranks",
     "log_loss",
     "mean_average_precision",
     "mean_over_blocks",
     "mean_over_seeds",
+    "mean_over_users",
     "mean_reciprocal_rank",
+    "ncrr",
     "ndcg",
     "normalised_entropy",
     "paired_t",

@@ -196,10 +196,11 @@ def plain_plot(plot: Plot) -> dict[str, object]:
 
 def read_plot(plain: Mapping[str, Any]) -> Plot:
     """Return the plot that `plain_plot` wrote; null in a line is a gap."""
-    pairs = {kind: {name: (_gaps(x), _gaps(y)) for name, (x, y) in plain[kind].items()} for kind in ("lines", "bands")}
+    lines = {name: (_gaps(x), _gaps(y)) for name, (x, y) in plain["lines"].items()}
+    bands = {name: (_gaps(low), _gaps(high)) for name, (low, high) in plain["bands"].items()}
     bars = {name: (value, low, high) for name, (value, low, high) in plain["bars"].items()}
-    rest = {name: plain[name] for name in ("title", "x_label", "y_label", "level", "log_x", "log_y")}
-    return Plot(bars=bars, **pairs, **rest)
+    rest: dict[str, Any] = {name: plain[name] for name in ("title", "x_label", "y_label", "level", "log_x", "log_y")}
+    return Plot(lines=lines, bands=bands, bars=bars, **rest)
 
 
 def _finite(values: Sequence[float | None]) -> list[float | None]:

@@ -1,10 +1,20 @@
-"""Feedback: whoever answers. Here: simulated users of a world whose truth is known, and crowds of annotators."""
+"""Feedback: whoever answers. Here: users of simulated worlds, crowds of annotators, and what to ask them."""
 
 from headrace.feedback.annotators import METHODS, LabelConfig, Labels, aggregate, groups_test
 from headrace.feedback.annotators_permutation import GroupTest
 from headrace.feedback.annotators_rates import Rates
 from headrace.feedback.annotators_stream import LabelStream
 from headrace.feedback.crowd import Answers, Attribute
+from headrace.feedback.query import (
+    Always,
+    CommitteeMargin,
+    Opinion,
+    OwnMargin,
+    PeerMargin,
+    QueryBudget,
+    QueryRule,
+    choose,
+)
 from headrace.feedback.simulate import World
 from headrace.feedback.world_config import (
     FEATURES,
@@ -21,18 +31,26 @@ __all__ = [
     "METHODS",
     "REFERENCE_POSITION",
     "SECONDS_TO_HOURS",
+    "Always",
     "Answers",
     "Attribute",
+    "CommitteeMargin",
     "DelayPart",
     "FeatureDescription",
     "GroupTest",
     "LabelConfig",
     "LabelStream",
     "Labels",
+    "Opinion",
+    "OwnMargin",
+    "PeerMargin",
     "Place",
+    "QueryBudget",
+    "QueryRule",
     "Rates",
     "World",
     "WorldConfig",
     "aggregate",
+    "choose",
     "groups_test",
 ]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from headrace.nn.autoint import AutoInt, FieldAttention
+from headrace.nn.bayesian_flow import BayesianFlow, ContinuousFlow, Denoiser, DiscreteFlow, Flow
 from headrace.nn.bst import BST, BSTSettings
 from headrace.nn.ctr import DeepFM, LogisticRegression
 from headrace.nn.dcn import DCN, CrossSettings, DCNv2
@@ -13,10 +14,12 @@ from headrace.nn.esmm import ESMM
 from headrace.nn.ffm import FFM, ffm_width
 from headrace.nn.fields import FieldInputs, Fields, FlatInputs
 from headrace.nn.finalmlp import FinalMLP, Streams
+from headrace.nn.flow_denoisers import MarkovDenoiser, NormalDenoiser, ResidualDenoiser, SequenceDenoiser
 from headrace.nn.fm import FM
 from headrace.nn.frequencies import KnownFrequencies, StreamingFrequencies
 from headrace.nn.fwfm import FwFM
 from headrace.nn.gdcn import GDCN, GatedCross
+from headrace.nn.grouped import side_by_side
 from headrace.nn.layers import (
     ACTIVATIONS,
     MLP,
@@ -31,13 +34,23 @@ from headrace.nn.layers import (
     linear,
     pairwise_interactions,
 )
+from headrace.nn.linear_tasks import LinearTasks
 from headrace.nn.masknet import MaskNet, Masks
 from headrace.nn.multi_task import PLE, MMoE, SharedBottom
+from headrace.nn.pair_correlation import (
+    Correlated,
+    CorrelatedVAE,
+    Latents,
+    PairCorrelation,
+    PairSettings,
+    expected_distance,
+)
 from headrace.nn.position import PositionTower
 from headrace.nn.probability import product_logit
 from headrace.nn.sasrec import SASRec, SASRecSettings, Transitions
 from headrace.nn.tasks import GatedTasks, LayeredTasks, LearnedWeights, Tasks
 from headrace.nn.two_tower import TowerInputs, Towers, TwoTower
+from headrace.nn.vae import Gaussian, MultVAE, VAESettings, Variational
 from headrace.nn.wide_deep import WideDeep
 from headrace.nn.xdeepfm import CompressedInteractions, XDeepFM
 
@@ -57,33 +70,50 @@ __all__ = [
     "AutoInt",
     "BSTSettings",
     "BatchNorm",
+    "BayesianFlow",
     "CompressedInteractions",
+    "ContinuousFlow",
+    "Correlated",
+    "CorrelatedVAE",
     "CrossSettings",
     "DCNv2",
     "DIENSettings",
     "DINSettings",
     "DeepFM",
+    "Denoiser",
+    "DiscreteFlow",
     "FieldAttention",
     "FieldInputs",
     "Fields",
     "FinalMLP",
     "FlatInputs",
+    "Flow",
     "FwFM",
     "GatedCross",
     "GatedTasks",
+    "Gaussian",
     "Hidden",
     "InputAxis",
     "InputLayout",
     "KnownFrequencies",
+    "Latents",
     "LayeredTasks",
     "LearnedWeights",
+    "LinearTasks",
     "LogisticRegression",
     "MMoE",
+    "MarkovDenoiser",
     "MaskNet",
     "Masks",
+    "MultVAE",
+    "NormalDenoiser",
+    "PairCorrelation",
+    "PairSettings",
     "PositionTower",
+    "ResidualDenoiser",
     "SASRec",
     "SASRecSettings",
+    "SequenceDenoiser",
     "SharedBottom",
     "StreamingFrequencies",
     "Streams",
@@ -92,14 +122,18 @@ __all__ = [
     "Towers",
     "Transitions",
     "TwoTower",
+    "VAESettings",
+    "Variational",
     "WideDeep",
     "XDeepFM",
     "embedded",
     "empty_embeddings",
+    "expected_distance",
     "ffm_width",
     "generator",
     "hidden_layers",
     "linear",
     "pairwise_interactions",
     "product_logit",
+    "side_by_side",
 ]

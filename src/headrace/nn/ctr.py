@@ -118,8 +118,11 @@ class DeepFM(nn.Module):
         dense_BC = dense_columns(batch, self.dense_weight.shape[0])
         first_B = rows_BFD[:, :, 0].sum(1) + dense_BC @ self.dense_weight
         factors_BFK = rows_BFD[:, :, 1:]
-        fields_BFK = torch.cat([factors_BFK, dense_BC.unsqueeze(2) * self.dense_factors], dim=1)
-        deep_B1: Tensor = self.deep(torch.cat([factors_BFK.flatten(1), dense_BC], dim=1))
+        fields_BFK, flat_BI = factors_BFK, factors_BFK.flatten(1)
+        if dense_BC.shape[1]:  # without dense columns there is nothing to lay beside them, and nothing is copied
+            fields_BFK = torch.cat([factors_BFK, dense_BC.unsqueeze(2) * self.dense_factors], dim=1)
+            flat_BI = torch.cat([flat_BI, dense_BC], dim=1)
+        deep_B1: Tensor = self.deep(flat_BI)
         return first_B + pairwise_interactions(fields_BFK) + deep_B1.squeeze(1)
 
     def input_axes(self) -> dict[str, InputAxis]:

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from headrace.config import require
 from headrace.nn.fields import FlatInputs
+from headrace.nn.grouped import side_by_side
 from headrace.nn.layers import MLP, InputLayout, generator, hidden_layers
 from headrace.nn.tasks import GatedTasks, LayeredTasks, Tasks
 from headrace.types import Batch
@@ -190,11 +191,8 @@ class _Level(nn.Module):
         self.gates, self.shared_gate = nn.ModuleList(gates), tasks.shared_gate
 
     def forward(self, inputs: list[Tensor]) -> list[Tensor]:
-        shared = [expert(inputs[-1]) for expert in self.shared]
-        own = [
-            [expert(x) for expert in cast(nn.ModuleList, experts)]
-            for experts, x in zip(self.own, inputs[:-1], strict=True)
-        ]
+        shared = side_by_side(self.shared, inputs[-1])
+        own = [side_by_side(cast(nn.ModuleList, experts), x) for experts, x in zip(self.own, inputs[:-1], strict=True)]
         seen = [[*outputs, *shared] for outputs in own]
         seen.append([*itertools.chain.from_iterable(own), *shared] if self.shared_gate == "all" else shared)
         mixed = []

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 from headrace.objectives.auxiliary import WithAuxiliary
+from headrace.objectives.bayesian_flow import FlowLoss
 from headrace.objectives.candidates import with_candidates, with_item_rows
+from headrace.objectives.correlated_elbo import CorrelatedELBO, mutual_information, pair_terms, with_pairs
 from headrace.objectives.delayed import DelayedLogLoss
+from headrace.objectives.elbo import ELBO, gaussian_kl, log_likelihood
 from headrace.objectives.multi_task import ESMMLoss, MultiTask
 from headrace.objectives.retrieval import NextItem, SampledSoftmax
 from headrace.objectives.sampling import (
@@ -17,8 +20,11 @@ from headrace.objectives.sampling import (
 from headrace.objectives.supervised import LogLoss
 
 __all__ = [
+    "ELBO",
+    "CorrelatedELBO",
     "DelayedLogLoss",
     "ESMMLoss",
+    "FlowLoss",
     "LogLoss",
     "MultiTask",
     "NextItem",
@@ -29,6 +35,11 @@ __all__ = [
     "check_applied_once",
     "correct_logit",
     "correct_probability",
+    "gaussian_kl",
+    "log_likelihood",
+    "mutual_information",
+    "pair_terms",
     "with_candidates",
     "with_item_rows",
+    "with_pairs",
 ]

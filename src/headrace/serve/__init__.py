@@ -2,23 +2,43 @@
 
 from headrace.serve.client import Client, Ranked
 from headrace.serve.event_writer import EventWriter, Written
+from headrace.serve.flow_predictor import FlowPredictor
 from headrace.serve.follow import Follower
 from headrace.serve.http import create_app
 from headrace.serve.predictor import RankPredictor
+from headrace.serve.question_pool import QuestionPool
+from headrace.serve.questions import Answer, Asking, QuestionConfig, QuestionDesk
+from headrace.serve.samplers import Drawn, SamplerConfig, sample, walk
 from headrace.serve.server import bind, run_server
 from headrace.serve.service import RankService
 from headrace.serve.settings import ServeConfig
+from headrace.serve.solver_steps import METHODS, Move, OneNoise, RowNoise, Step
 
 __all__ = [
+    "METHODS",
+    "Answer",
+    "Asking",
     "Client",
+    "Drawn",
     "EventWriter",
+    "FlowPredictor",
     "Follower",
+    "Move",
+    "OneNoise",
+    "QuestionConfig",
+    "QuestionDesk",
+    "QuestionPool",
     "RankPredictor",
     "RankService",
     "Ranked",
+    "RowNoise",
+    "SamplerConfig",
     "ServeConfig",
+    "Step",
     "Written",
     "bind",
     "create_app",
     "run_server",
+    "sample",
+    "walk",
 ]

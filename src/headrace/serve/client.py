@@ -86,6 +86,16 @@ class Client:
         answer = self._send("POST", "/v1/feedback", _plain(actions).to_bytes(), ARROW, {}).json()
         return {name: int(answer[name]) for name in ("accepted", "duplicates")}
 
+    def questions(self, count: int = 1, *, task: str | None = None, annotator: str = "") -> dict[str, Any]:
+        """Return `{"questions": [...], "answers": [...], "status": {...}}`: what to ask next, and what may be said."""
+        query = {"count": str(count), "annotator": annotator} | ({} if task is None else {"task": task})
+        return dict(self._send("GET", "/v1/questions", None, "", query).json())
+
+    def answer(self, *answers: Mapping[str, object]) -> dict[str, int]:
+        """Send answers, each `{"key", "answer", "annotator"?}`; returns how many were new."""
+        taken = self._json("POST", "/v1/answers", list(answers))
+        return {name: int(taken[name]) for name in ("accepted", "duplicates")}
+
     def health(self) -> dict[str, Any]:
         """Return how the server is, also while it waits for its first version."""
         response = self._call("GET", "/v1/health", None, "", {})

@@ -1,5 +1,7 @@
 """The rank service over HTTP: `POST /v1/rank`, `POST /v1/feedback`, `GET /v1/health`, `GET /metrics`.
 
+With a pool of examples to ask people about also `GET /v1/questions` and `POST /v1/answers`.
+
 JSON and Arrow IPC streams are taken at the same addresses; the content type says which. Every error is a JSON object
 with `what`, `got`, `expected` and `do`: 4xx when the request is wrong (nothing was logged), 503 when the server cannot
 answer now.
@@ -27,6 +29,8 @@ from headrace.errors import ConfigError, DataError, HeadraceError
 from headrace.publish.replica import ChangeSource
 from headrace.serve.event_writer import Written
 from headrace.serve.predictor import RankPredictor
+from headrace.serve.question_bodies import asked_json, parse_annotator, parse_count, read_answers
+from headrace.serve.questions import Asking, QuestionDesk
 from headrace.serve.requests import RankRequest
 from headrace.serve.service import Ranking, RankService
 from headrace.serve.settings import ServeConfig
@@ -43,6 +47,7 @@ Endpoint = Callable[[Request], Awaitable[Response]]
 def create_app(
     predictor: RankPredictor, log: EmbeddedLog, config: ServeConfig | None = None, *,
     changes: ChangeSource | None = None, sign_of_life: Callable[[], float | None] | None = None,
+    asking: Asking | None = None,
 ) -> Starlette:  # fmt: skip
     """Return an ASGI application that answers with `predictor` and logs into `log`.
 
@@ -55,9 +60,10 @@ def create_app(
         config: Settings.
         changes: Where versions come from, a `ChangeReader` of the publisher's log.
         sign_of_life: Age in seconds of the learner's last sign of life, for `/v1/health`; see `RankService`.
+        asking: Examples to ask people about, and how they are chosen; None: there are no such addresses.
     """
     config = config or ServeConfig()
-    service = RankService(predictor, log, config, changes=changes, sign_of_life=sign_of_life)
+    service = RankService(predictor, log, config, changes=changes, sign_of_life=sign_of_life, asking=asking)
     routes = _Routes(service, ThreadPoolExecutor(config.threads, "rank"))
 
     @asynccontextmanager
@@ -80,6 +86,7 @@ def create_app(
             Route("/v1/feedback", routes.counted("feedback", routes.feedback), methods=["POST"]),
             Route("/v1/health", routes.counted("health", routes.health), methods=["GET"]),
             Route("/metrics", routes.prometheus, methods=["GET"]),
+            *([] if service.desk is None else routes.about_questions(service.desk)),
         ],
         exception_handlers={HTTPException: _http_error, Exception: _unexpected},  # type: ignore[dict-item]
     )
@@ -157,6 +164,38 @@ class _Routes:
         service.metrics.feedback.labels("duplicate").inc(written.duplicates)
         service.metrics.latency.labels("feedback").observe(time.perf_counter() - started)
         return JSONResponse({"accepted": written.accepted, "duplicates": written.duplicates}, 202)
+
+    def about_questions(self, desk: QuestionDesk) -> list[Route]:
+        """Return the addresses by which people are asked."""
+
+        async def questions(request: Request) -> Response:
+            query = request.query_params
+            for name in query:
+                if name not in ("count", "task", "annotator"):
+                    raise _Refusal(400, DataError(f"Query, {name[:100]}", got="unknown", expected="count, task or "
+                                                  "annotator"))  # fmt: skip
+            asked, durable = await self._work(
+                lambda: desk.ask(
+                    parse_count(query.get("count")),
+                    task=query.get("task"),
+                    annotator=parse_annotator(query.get("annotator", "")),
+                )
+            )
+            if durable is not None:
+                await self._durable(durable)
+            return JSONResponse(asked_json(desk, asked))
+
+        async def answers(request: Request) -> Response:
+            body, arrow = await self._body(request)
+            if arrow:
+                raise _Refusal(415, DataError("Content-Type", got=repr(ARROW), expected=JSON))
+            taken = await self._work(lambda: desk.answer(read_answers(body, self.service.config.max_rows)))
+            for one in taken.durable:
+                await self._durable(one)
+            return JSONResponse({"accepted": taken.accepted, "duplicates": taken.duplicates}, 202)
+
+        return [Route("/v1/questions", self.counted("questions", questions), methods=["GET"]),
+                Route("/v1/answers", self.counted("answers", answers), methods=["POST"])]  # fmt: skip
 
     async def health(self, request: Request) -> Response:
         """Tell how the service is; 503 until there is a version."""
@@ -237,7 +276,8 @@ def _error(status: int, error: HeadraceError) -> Response:
 
 
 async def _http_error(request: Request, error: HTTPException) -> Response:
-    expected = "POST /v1/rank, POST /v1/feedback, GET /v1/health or GET /metrics"
+    expected = ("POST /v1/rank, POST /v1/feedback, GET /v1/health or GET /metrics; where people are asked also "
+                "GET /v1/questions and POST /v1/answers")  # fmt: skip
     what = DataError("Request", got=f"{request.method} {request.url.path[:200]}", expected=expected, do=error.detail)
     response = _error(error.status_code, what)
     response.headers.update(error.headers or {})

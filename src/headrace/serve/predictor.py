@@ -29,7 +29,9 @@ class RankPredictor:
     """The `Predictor` of rankers: one probability per row, from one version per call.
 
     Rows are scored in blocks of exactly `block_rows` (the last one filled up), because a matrix product of another
-    shape may round differently. So the score of a row is the same to the bit whatever other rows are asked with it.
+    shape may round differently. So the score of a row is the same to the bit whatever other rows are asked with it,
+    where the inputs of the network's layers are a multiple of 4 wide; with other widths the matrix product of some
+    libraries depends on the row's place in the block, and scores can differ in the last bit.
 
     Where the schema serves a feature at a reference value (`serve_as`) and the request has its real one, the answer
     has both: `score` with the reference value, and `score_logged` with the real one, both from the same version.

@@ -21,6 +21,7 @@ from headrace.serve.follow import Follower
 from headrace.serve.freshness import DelaySummary
 from headrace.serve.metrics import Reading, ServeMetrics
 from headrace.serve.predictor import RankPredictor
+from headrace.serve.questions import Asking, QuestionDesk
 from headrace.serve.requests import RankRequest, RequestReader
 from headrace.serve.settings import ServeConfig
 from headrace.types import Events
@@ -44,11 +45,12 @@ class RankService:
         changes: Where new versions come from; None when somebody else applies them.
         sign_of_life: Returns the age in seconds of the learner's last sign of life, or None if it never gave one;
             without it, the age of the newest version stands for it.
+        asking: Examples to ask people about; None: nobody is asked.
     """
 
     def __init__(
         self, predictor: RankPredictor, log: EmbeddedLog, config: ServeConfig, *, changes: ChangeSource | None = None,
-        sign_of_life: Callable[[], float | None] | None = None,
+        sign_of_life: Callable[[], float | None] | None = None, asking: Asking | None = None,
     ) -> None:  # fmt: skip
         self.predictor, self.log, self.config = predictor, log, config
         self.reader = RequestReader(predictor.request_schema, config)
@@ -58,13 +60,21 @@ class RankService:
             log, config.topic, item=predictor.schema.item, window_s=config.commit_window_s,
             max_waiting=config.max_waiting, remember=config.remember_actions,
         )  # fmt: skip
+        self.desk: QuestionDesk | None = None
+        if asking is not None:
+            self.desk = QuestionDesk(predictor, self.writer, asking.pool, config=asking.config,
+                                     positive=predictor.schema.label.positive[0])  # fmt: skip
         self.follower = Follower(predictor.replica, changes, poll_s=config.poll_s) if changes is not None else None
         self.metrics = ServeMetrics(self._gauges, self._delays)
         self._sign_of_life = sign_of_life
 
     def start(self) -> None:
         """Apply the versions that there are and begin to take requests."""
+        if self.desk is not None:
+            self.desk.recover(self.log, self.config.topic)
         self.writer.start(self.reader.columns.adopt)
+        if self.desk is not None:
+            self.reader.columns.pin(self.desk.pool.first())
         if self.follower is not None:
             self.follower.start()
 
@@ -110,6 +120,8 @@ class RankService:
             "status": "ok" if version >= 0 else "waiting for the first version", "version": version,
             "waiting_commits": self.writer.waiting, "learner": self._learner(),
         }  # fmt: skip
+        if self.desk is not None:
+            answer["questions"] = self.desk.status()
         if self.follower is not None:
             answer |= {"published": self.follower.published, "lag_versions": self.follower.lag}
             if self.follower.error:
@@ -152,6 +164,10 @@ class RankService:
             yield "headrace_version_lag", "Published versions not served yet.", [({}, float(self.follower.lag))]
         yield "headrace_waiting_commits", "Requests that wait for the disk.", [({}, float(self.writer.waiting))]
         yield "headrace_commits", "Commits of the event log.", [({}, float(self.writer.commits))]
+        if self.desk is not None:
+            counts = self.desk.status()
+            states = [({"state": name}, float(str(counts[name]))) for name in ("open", "answered", "skipped")]
+            yield "headrace_questions", "Examples that people were asked about.", states
         yield "headrace_logged_rows", "Rows written to the event log.", [({}, float(self.writer.rows))]
         tables = self.predictor.replica.tables
         stats = {name: table.stats() for name, table in tables.items() if hasattr(table, "stats")}

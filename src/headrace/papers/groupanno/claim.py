@@ -130,7 +130,7 @@ def planted_bias(
                 "A1, %d annotators, seed %d: %s", crowd, seed, {arm: each.mae[-1] for arm, each in scores.items()}
             )
         cells += [(f"{crowd:,}", arm, *_cells(each)) for arm, each in scores.items()]
-        _plot(record, scores, f"error of the rates of {crowd:,} annotators, {3 * items // crowd} answers each")
+        _plot(record, scores, f"error of rates; {crowd:,} annotators, {3 * items // crowd} answers each")
         _compare(record, crowd, scores, few=3 * items / crowd <= 15, many=items >= 2000)
         found = rejected / len(seeds)
         record.add(f"A1_groups_found/{crowd}", mean_over_seeds([found]), unit="share of worlds", goal=Goal(">=", 1.0))
