@@ -16,6 +16,7 @@ from torch import Tensor
 from headrace.errors import HeadraceError
 from headrace.store import (
     SGD,
+    Disk,
     Storage,
     TableConfig,
     begin_save,
@@ -265,3 +266,25 @@ def error_38(folder: Path) -> HeadraceError:
 def error_39(folder: Path) -> HeadraceError:
     """A rank that never comes."""
     return caught(lambda: Ranks.join(f"file://{folder / 'meet'}", rank=0, size=2, timeout_s=0.5))
+
+
+def error_40(folder: Path) -> HeadraceError:
+    """A folder for cold rows that is not there."""
+    needs_files()
+    return caught(lambda: user(storage=Storage(disk=Disk(folder=str(folder / "none"), memory_bytes=1 << 20))))
+
+
+def error_41(folder: Path) -> HeadraceError:
+    """More ids than the memory of a table on disk can map."""
+    needs_files()
+    table = user(storage=Storage(disk=Disk(folder=str(folder), memory_bytes=1 << 20)))
+    rows = 20_000
+    ones, grads = torch.ones(rows, dtype=torch.int64), torch.zeros(rows, table.config.dim)
+
+    def fill() -> None:
+        for place in range(100):
+            table.update(torch.arange(place * rows, (place + 1) * rows), grads, ones, ones)
+
+    error = caught(fill)
+    assert len(table) == table.mark() * rows > 0
+    return error
