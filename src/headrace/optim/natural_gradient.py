@@ -73,6 +73,7 @@ class NaturalGradient(Optimizer):
         tridiagonal matrix of Kronecker factors; here layers are coupled wholly (`Exact`, `LowRank`) or not (`Kfac`).
 
     Example:
+        >>> from headrace.optim import Bernoulli, LowRank
         >>> model = nn.Linear(3, 1)
         >>> sgd = torch.optim.SGD(model.parameters(), lr=1.0)
         >>> optimizer = NaturalGradient(sgd, model, LowRank(rank=4))
