@@ -14,6 +14,8 @@ import matplotlib as mpl
 from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure as Drawing
 
+FEW_TICKS = 10
+"""Measured places on a logarithmic axis up to which each is named."""
 COLOURS = ("#1668a5", "#d1582b", "#3a8f5c", "#8257a8", "#b08a1e", "#5b6770")
 STYLE = """
 :root{--ink:#1d252c;--soft:#5b6770;--line:#dfe4e8;--paper:#fff;--wash:#f5f7f9;--accent:#1668a5}
@@ -135,6 +137,10 @@ def svg(plot: Plot, identity: str) -> str:
         axes.set_ylabel(plot.y_label)
         if plot.log_x:
             axes.set_xscale("log")
+            measured = sorted({value for x, _ in plot.lines.values() for value in x})
+            if 0 < len(measured) <= FEW_TICKS:
+                axes.set_xticks(measured, labels=[f"{value:g}" for value in measured])
+                axes.minorticks_off()
         if plot.log_y:
             axes.set_yscale("log")
         axes.grid(axis="x" if plot.bars else "y", color="#e8ecef", linewidth=0.8)
