@@ -74,7 +74,8 @@ def answer_pipe() -> Callable[[Answer], None]:
     os.dup2(2, 1)
 
     def answer(content: Answer) -> None:
-        pipe.write(json.dumps(content) + "\n")
+        # on a line of its own: a library's thread may have been in the middle of printing when the pipe was turned away
+        pipe.write("\n" + json.dumps(content) + "\n")
         pipe.flush()
 
     return answer
