@@ -1,5 +1,7 @@
 """Answers requests from published versions, logs what it answered, and takes feedback."""
 
+from headrace.serve.access import AccessConfig
+from headrace.serve.audit import AuditLog
 from headrace.serve.client import Client, Ranked
 from headrace.serve.event_writer import EventWriter, Written
 from headrace.serve.flow_predictor import FlowPredictor
@@ -13,11 +15,14 @@ from headrace.serve.server import bind, run_server
 from headrace.serve.service import RankService
 from headrace.serve.settings import ServeConfig
 from headrace.serve.solver_steps import METHODS, Move, OneNoise, RowNoise, Step
+from headrace.serve.tokens import Token, TokenBook, make_token
 
 __all__ = [
     "METHODS",
+    "AccessConfig",
     "Answer",
     "Asking",
+    "AuditLog",
     "Client",
     "Drawn",
     "EventWriter",
@@ -35,9 +40,12 @@ __all__ = [
     "SamplerConfig",
     "ServeConfig",
     "Step",
+    "Token",
+    "TokenBook",
     "Written",
     "bind",
     "create_app",
+    "make_token",
     "run_server",
     "sample",
     "walk",

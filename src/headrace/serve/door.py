@@ -1,4 +1,4 @@
-"""What every address of a server has in common: bodies, errors as JSON, counting, and work beside the event loop.
+"""What every address of a server has in common: who may enter, bodies, errors as JSON, counting, and work off the loop.
 
 Each group of addresses is a module `*_routes.py` with a function `routes(door, ...)` that returns them.
 """
@@ -6,36 +6,28 @@ Each group of addresses is a module `*_routes.py` with a function `routes(door, 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TypeVar
 
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response
 
-from headrace.errors import ConfigError, DataError, HeadraceError
+from headrace.errors import CapacityError, ConfigError, DataError, HeadraceError, StoreError, nearest
+from headrace.serve.access import AccessConfig, Doorkeeper
+from headrace.serve.audit import AuditLog
 from headrace.serve.event_writer import Written
+from headrace.serve.openapi import ARROW, JSON, Operation
+from headrace.serve.refusals import Refusal, again_after
 from headrace.serve.service import RankService
+from headrace.serve.tokens import ADMIN, FEEDBACK, READ
 
-ARROW = "application/vnd.apache.arrow.stream"
-JSON = "application/json"
-READ, FEEDBACK, ADMIN = "read", "feedback", "admin"
+__all__ = ["ADMIN", "ARROW", "FEEDBACK", "JSON", "READ", "Door", "Endpoint", "Refusal", "flag", "refused"]
+
 Result = TypeVar("Result")
 Endpoint = Callable[[Request], Awaitable[Response]]
-
-
-class Refusal(Exception):
-    """A request that is answered with an error.
-
-    Args:
-        status: The HTTP status.
-        error: What is wrong, in four parts.
-        headers: Further headers of the answer.
-    """
-
-    def __init__(self, status: int, error: HeadraceError, headers: dict[str, str] | None = None) -> None:
-        super().__init__(str(error))
-        self.status, self.error, self.headers = status, error, headers or {}
+HEADERS = {"cache-control": "no-store", "x-content-type-options": "nosniff"}
+"""Answers are about somebody, and are data only: nobody keeps them, nobody guesses their type."""
 
 
 class Door:
@@ -44,24 +36,37 @@ class Door:
     Args:
         service: What answers.
         pool: Threads for the work of requests.
+        access: Who may enter; None: everybody.
+        audit: Where actions of administrators are written down; None: nowhere.
     """
 
-    def __init__(self, service: RankService, pool: ThreadPoolExecutor) -> None:
-        self.service, self.pool = service, pool
+    def __init__(
+        self, service: RankService, pool: ThreadPoolExecutor, *, access: AccessConfig | None = None,
+        audit: AuditLog | None = None,
+    ) -> None:  # fmt: skip
+        self.service, self.pool, self.audit = service, pool, audit
+        self.keeper = Doorkeeper(access or AccessConfig())
+        self.in_flight = self.held_bytes = 0
 
-    def counted(self, name: str, endpoint: Endpoint, scope: str | None) -> Endpoint:
+    def counted(self, name: str, endpoint: Endpoint, scope: str | None, operation: Operation | None = None) -> Endpoint:
         """Return the endpoint with its errors as JSON, counted, and open only to tokens with the scope.
+
+        What needs the scope `admin` and changes something is written into the audit file before and after it is done.
 
         Args:
             name: The endpoint in metrics.
             endpoint: Answers a request, or raises `Refusal`.
             scope: `read`, `feedback` or `admin`; None: open to everybody.
+            operation: What the OpenAPI document says about it. Query parameters that it does not name are refused.
         """
         metrics = self.service.metrics
 
         async def answer(request: Request) -> Response:
+            request.state.held = 0
+            self.in_flight += 1
             try:
-                response = await endpoint(request)
+                self._admit(request, scope, operation)
+                response = await self._done(name, endpoint, request, scope)
             except Refusal as refusal:
                 response = refused(refusal)
             except ClientDisconnect:
@@ -69,10 +74,19 @@ class Door:
             except Exception:
                 metrics.requests.labels(name, "500").inc()
                 raise
+            finally:
+                self.in_flight -= 1
+                self.held_bytes -= request.state.held
             metrics.requests.labels(name, str(response.status_code)).inc()
+            response.headers.update(HEADERS)
             return response
 
+        answer.said = (name, scope, operation)  # type: ignore[attr-defined]  # `create_app` makes the document of these
         return answer
+
+    def note(self, request: Request, details: Mapping[str, object]) -> None:
+        """Add to what the audit file says about this request; never what a user may be known by."""
+        request.state.details = {**getattr(request.state, "details", {}), **details}
 
     async def work(self, work: Callable[[], Result]) -> Result:
         """Run it beside the event loop.
@@ -84,6 +98,8 @@ class Door:
             return await asyncio.get_running_loop().run_in_executor(self.pool, work)
         except (DataError, ConfigError) as error:
             raise Refusal(400, error) from error
+        except CapacityError as error:
+            raise Refusal(503, error, again_after(self.service.pressure.retry_s)) from error
         except HeadraceError as error:
             raise Refusal(503, error) from error
 
@@ -102,7 +118,8 @@ class Door:
         """Return the body and whether it is Arrow.
 
         Raises:
-            Refusal: 415 for another content type, 413 for a body that is too long.
+            Refusal: 415 for another content type, 413 for a body that is too long, 408 for one that does not come,
+                503 while other bodies fill the memory that is set apart for them.
         """
         kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
         if kind not in (ARROW, JSON):
@@ -111,13 +128,66 @@ class Door:
         declared = request.headers.get("content-length", "")
         if declared.isdigit() and int(declared) > limit:
             raise _too_long(declared[:20], limit)
-        chunks, size = [], 0
+        seconds = self.service.config.body_timeout_s
+        try:
+            async with asyncio.timeout(seconds):
+                return await self._received(request, limit), kind == ARROW
+        except TimeoutError as error:
+            what = DataError("Body", got=f"only a part within {seconds:g} s", expected="all of it")
+            raise Refusal(408, what, {"connection": "close"}) from error
+
+    async def _received(self, request: Request, limit: int) -> bytes:
+        chunks, most = [], self.service.config.max_held_bytes
         async for chunk in request.stream():
             chunks.append(chunk)
-            size += len(chunk)
-            if size > limit:
+            request.state.held += len(chunk)
+            self.held_bytes += len(chunk)
+            if request.state.held > limit:
                 raise _too_long(f"more than {limit}", limit)
-        return b"".join(chunks), kind == ARROW
+            if self.held_bytes > most:
+                raise Refusal(503, CapacityError("Server", got=f"bodies of more than {most} bytes at a time",
+                                                 expected="fewer", do="Try again in a second."))  # fmt: skip
+        return b"".join(chunks)
+
+    def _admit(self, request: Request, scope: str | None, operation: Operation | None) -> None:
+        """Refuse whoever may not enter, and what is not asked as it should be; cheap things first."""
+        if self.in_flight > self.service.config.max_in_flight and scope is not None:
+            raise Refusal(503, CapacityError("Server", got=f"{self.in_flight} requests at a time", expected="fewer",
+                                             do="Try again in a second."))  # fmt: skip
+        address = request.client.host if request.client is not None else ""
+        request.state.visitor = self.keeper.admit(request.headers.get("authorization"), address, scope)
+        if operation is None:
+            return
+        for name in request.query_params:
+            if name not in operation.query:
+                raise Refusal(400, DataError(f"Query, {name[:100]}", got="unknown",
+                                             expected=nearest(name, operation.query)))  # fmt: skip
+        names = [name for name, _ in request.query_params.multi_items()]
+        if len(set(names)) != len(names):
+            raise Refusal(400, DataError("Query", got="a parameter more than once", expected="every one once"))
+
+    async def _done(self, name: str, endpoint: Endpoint, request: Request, scope: str | None) -> Response:
+        """Answer; what an administrator changes is written down before and after."""
+        if scope != ADMIN or request.method in ("GET", "HEAD") or self.audit is None:
+            return await endpoint(request)
+        visitor, loop, audit = request.state.visitor, asyncio.get_running_loop(), self.audit
+        # The pattern, not the path: that may name a user who is erased here.
+        what = f"{request.method} {getattr(request.scope.get('route'), 'path', name)}"
+        try:
+            action = await loop.run_in_executor(self.pool, audit.begin, visitor.name, what, {"from": visitor.address})
+        except StoreError as error:
+            raise Refusal(503, error) from error
+        state = "failed"
+        try:
+            response = await endpoint(request)
+            state = str(response.status_code)
+        except Refusal as refusal:
+            state = str(refusal.status)
+            raise
+        finally:
+            details = getattr(request.state, "details", {})
+            await asyncio.shield(loop.run_in_executor(self.pool, audit.end, action, state, details))
+        return response
 
 
 def flag(request: Request, name: str) -> bool | None:
@@ -138,8 +208,8 @@ def refused(refusal: Refusal) -> Response:
     """Return a refusal as an answer: a JSON object with `what`, `got`, `expected` and `do`."""
     error = refusal.error
     content = {"what": error.what, "got": error.got, "expected": error.expected, "do": error.do}
-    again = {"retry-after": "1"} if refusal.status == 503 else {}
-    return JSONResponse(content, refusal.status, headers=again | refusal.headers)
+    again = again_after(1.0) if refusal.status == 503 else {}
+    return JSONResponse(content, refusal.status, headers=HEADERS | again | refusal.headers)
 
 
 def _too_long(got: str, limit: int) -> Refusal:

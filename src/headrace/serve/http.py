@@ -1,17 +1,17 @@
-"""The rank service over HTTP: `POST /v1/rank`, `POST /v1/feedback`, `GET /v1/health`, `GET /metrics`.
+"""The rank service over HTTP: `/v1/rank`, `/v1/feedback`, and how the server is.
 
 With a pool of examples to ask people about also `GET /v1/questions` and `POST /v1/answers`.
 
 JSON and Arrow IPC streams are taken at the same addresses; the content type says which. Every error is a JSON object
 with `what`, `got`, `expected` and `do`: 4xx when the request is wrong (nothing was logged), 503 when the server cannot
-answer now.
+answer now. `GET /openapi.json` says all of it in detail.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 
@@ -21,11 +21,15 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
+import headrace
 from headrace.data.log import EmbeddedLog
 from headrace.errors import DataError, HeadraceError
 from headrace.publish.replica import ChangeSource
-from headrace.serve import question_routes, rank_routes
+from headrace.serve import question_routes, rank_routes, state_routes
+from headrace.serve.access import AccessConfig
+from headrace.serve.audit import FILE, AuditLog
 from headrace.serve.door import Door, Refusal, refused
+from headrace.serve.openapi import Address, Json, Operation, document
 from headrace.serve.predictor import RankPredictor
 from headrace.serve.questions import Asking
 from headrace.serve.service import RankService
@@ -37,12 +41,13 @@ _log = logging.getLogger(__name__)
 def create_app(
     predictor: RankPredictor, log: EmbeddedLog, config: ServeConfig | None = None, *,
     changes: ChangeSource | None = None, sign_of_life: Callable[[], float | None] | None = None,
-    asking: Asking | None = None,
+    asking: Asking | None = None, access: AccessConfig | None = None, backlog: Callable[[], int | None] | None = None,
 ) -> Starlette:  # fmt: skip
     """Return an ASGI application that answers with `predictor` and logs into `log`.
 
     The application follows `changes` from its start to its end, goes on answering when nothing new is published, and
-    commits all that it took before it ends. The service behind it is `app.state.service`.
+    commits all that it took before it ends. The service behind it is `app.state.service`. What administrators do is
+    written into `audit.jsonl` beside the event log.
 
     Args:
         predictor: Who scores; its replica is moved by the application if `changes` is given.
@@ -51,10 +56,14 @@ def create_app(
         changes: Where versions come from, a `ChangeReader` of the publisher's log.
         sign_of_life: Age in seconds of the learner's last sign of life, for `/v1/health`; see `RankService`.
         asking: Examples to ask people about, and how they are chosen; None: there are no such addresses.
+        access: Who may enter; None: everybody who reaches the server, which `run_server` then keeps to loopback.
+        backlog: Returns how many logged rows wait to be joined, for `ServeConfig.max_backlog_rows`.
     """
     config = config or ServeConfig()
     service = RankService(predictor, log, config, changes=changes, sign_of_life=sign_of_life, asking=asking)
-    door = Door(service, ThreadPoolExecutor(config.threads, "rank"))
+    service.pressure.backlog = backlog
+    door = Door(service, ThreadPoolExecutor(config.threads, "rank"), access=access,
+                audit=AuditLog(log.path.parent / FILE))  # fmt: skip
 
     @asynccontextmanager
     async def lifespan(app: Starlette) -> AsyncIterator[None]:
@@ -81,17 +90,42 @@ def create_app(
 def _routes(door: Door) -> list[Route]:
     """Collect the addresses of all groups."""
     desk = door.service.desk
-    return [*rank_routes.routes(door), *([] if desk is None else question_routes.routes(door, desk))]
+    found: list[Route] = [
+        *rank_routes.routes(door),
+        *([] if desk is None else question_routes.routes(door, desk)),
+    ]
+    made: list[Json] = []  # made when it is first asked for, and kept: it cannot change while the server runs
+
+    def described() -> Json:
+        if not made:
+            made.append(document(addresses_of(found), version=headrace.__version__, guarded=door.keeper.guarded))
+        return made[0]
+
+    found += state_routes.routes(door, described)
+    return found
+
+
+def addresses_of(routes: Sequence[Route]) -> list[Address]:
+    """Return what is known about every address, by what `Door.counted` was told."""
+    found = []
+    for route in routes:
+        name, scope, operation = route.endpoint.said
+        said = operation or Operation(summary=name)
+        found += [Address(method, route.path, name, scope, said) for method in sorted(route.methods or ())
+                  if method != "HEAD"]  # fmt: skip
+    return found
 
 
 async def _http_error(request: Request, error: HTTPException) -> Response:
-    expected = ("POST /v1/rank, POST /v1/feedback, GET /v1/health or GET /metrics; where people are asked also "
-                "GET /v1/questions and POST /v1/answers")  # fmt: skip
-    what = DataError("Request", got=f"{request.method} {request.url.path[:200]}", expected=expected, do=error.detail)
+    known = [f"{one.method} {one.path}" for one in addresses_of(request.app.routes)]
+    what = DataError("Request", got=f"{request.method} {request.url.path[:200]}", expected=", ".join(known),
+                     do=error.detail)  # fmt: skip
     return refused(Refusal(error.status_code, what, dict(error.headers or {})))
 
 
 async def _unexpected(request: Request, error: Exception) -> Response:
-    _log.error("%s %s failed", request.method, request.url.path, exc_info=error)
+    # The pattern, not the path: that may name a user who is erased here.
+    where = getattr(request.scope.get("route"), "path", "a request")
+    _log.error("%s %s failed", request.method, where, exc_info=error)
     what = HeadraceError("Server", got=type(error).__name__, expected="an answer", do="Look at the server's log.")
     return refused(Refusal(500, what))

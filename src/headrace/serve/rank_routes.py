@@ -1,4 +1,4 @@
-"""`POST /v1/rank`, `POST /v1/feedback`, `GET /v1/health` and `GET /metrics`."""
+"""`POST /v1/rank` and `POST /v1/feedback`."""
 
 from __future__ import annotations
 
@@ -10,22 +10,39 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from headrace.serve.door import ARROW, FEEDBACK, READ, Door, flag
+from headrace.serve.openapi import COUNT, TAKEN, ModelSchemas, Operation
 from headrace.serve.requests import RankRequest
 from headrace.serve.service import Ranking
 from headrace.types import Events
 
-METRICS = "text/plain; version=0.0.4; charset=utf-8"
-
 
 def routes(door: Door) -> list[Route]:
     """Return the addresses that every server has."""
-    at = _RankRoutes(door)
+    at, about = _RankRoutes(door), _operations(door)
     return [
-        Route("/v1/rank", door.counted("rank", at.rank, READ), methods=["POST"]),
-        Route("/v1/feedback", door.counted("feedback", at.feedback, FEEDBACK), methods=["POST"]),
-        Route("/v1/health", door.counted("health", at.health, READ), methods=["GET"]),
-        Route("/metrics", door.counted("metrics", at.prometheus, READ), methods=["GET"]),
+        Route("/v1/rank", door.counted("rank", at.rank, READ, about["rank"]), methods=["POST"]),
+        Route("/v1/feedback", door.counted("feedback", at.feedback, FEEDBACK, about["feedback"]), methods=["POST"]),
     ]
+
+
+def _operations(door: Door) -> dict[str, Operation]:
+    """Return what the OpenAPI document says, exactly for this model."""
+    service = door.service
+    schemas = ModelSchemas(service.reader.schema, service.reader.columns, max_rows=service.config.max_rows,
+                           labels=service.predictor.schema)  # fmt: skip
+    rank = Operation(
+        summary="Score candidates, log them as shown, and return them best first.",
+        query={"log_impressions": {"type": "string", "enum": ["true", "false"]}, "min_version": COUNT},
+        body=schemas.rank(),
+        arrow="Impression rows of any number of requests: key, the item, features, event_time.",
+        answers={200: schemas.ranked()}, arrow_answer=True,
+        errors={409: "The version that answers is older than `min_version`."},
+    )  # fmt: skip
+    feedback = Operation(
+        summary="Take what users did. An action counts once per key, item and kind, however often it is sent.",
+        body=schemas.feedback(), arrow="Rows of key, kind, the item, event_time and value.", answers={202: TAKEN},
+    )  # fmt: skip
+    return {"rank": rank, "feedback": feedback}
 
 
 class _RankRoutes:
@@ -66,15 +83,6 @@ class _RankRoutes:
         service.metrics.feedback.labels("duplicate").inc(written.duplicates)
         service.metrics.latency.labels("feedback").observe(time.perf_counter() - started)
         return JSONResponse({"accepted": written.accepted, "duplicates": written.duplicates}, 202)
-
-    async def health(self, request: Request) -> Response:
-        """Tell how the service is; 503 until there is a version."""
-        state = self.service.health()
-        return JSONResponse(state, 200 if self.service.predictor.version.number >= 0 else 503)
-
-    async def prometheus(self, request: Request) -> Response:
-        """Tell Prometheus."""
-        return Response(self.service.metrics.text(), headers={"content-type": METRICS})
 
 
 def ranked_json(events: Events, item: str) -> dict[str, object]:

@@ -1,18 +1,26 @@
-"""Runs an application on a port until it is told to stop."""
+"""Runs an application on a port until it is told to stop; encrypted where there is a certificate.
+
+What is open to others asks for tokens, unless it is told not to; what is open to this machine alone refuses web pages
+that reach it by a name of their own.
+"""
 
 from __future__ import annotations
 
 import errno
 import ipaddress
+import json
 import logging
 import socket
+import ssl
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import uvicorn
 
+from headrace.config import require
 from headrace.errors import ConfigError, HeadraceError
+from headrace.serve.access import AccessConfig
 
 App = Callable[..., Any]
 _log = logging.getLogger(__name__)
@@ -46,27 +54,31 @@ def bind(host: str = LOOPBACK, port: int = 8000) -> socket.socket:
 
 def run_server(
     app: App, host: str = LOOPBACK, port: int = 8000, *, on_ready: Callable[[str], None] | None = None,
-    stop: threading.Event | None = None,
+    stop: threading.Event | None = None, access: AccessConfig | None = None,
 ) -> None:  # fmt: skip
     """Serve until SIGINT, SIGTERM or `stop`; requests that were begun are answered, and what was taken is made durable.
 
     Args:
-        app: What `create_app` returned.
-        host: Address to listen on. There is no authentication: anything but loopback opens the server to others.
+        app: What `create_app` returned, with the same `access`.
+        host: Address to listen on; anything but loopback needs tokens, or `access.open_to_all`.
         port: Port; 0 takes a free one.
         on_ready: Called with the server's URL once it answers.
         stop: Ends the server when set; for servers that run in a thread.
+        access: Certificates, trusted proxies, and whether tokens are asked for.
 
     Raises:
-        ConfigError: If the port is in use; before anything was started.
+        ConfigError: If the port is in use, a certificate cannot be used, or others would reach the server without
+            tokens; before anything was started.
         HeadraceError: Whatever kept the application from starting.
     """
+    access = access or AccessConfig()
+    check_exposure(host, access)
+    config = _config(app, access, _is_loopback(host))
     sock = bind(host, port)
-    if not _is_loopback(host):
-        _log.warning("listening on %s: everybody who reaches this address can rank and send feedback", host)
     where = sock.getsockname()
     shown = f"[{where[0]}]" if ":" in where[0] else where[0]
-    server = _Server(_config(app), f"http://{shown}:{where[1]}", on_ready, stop)
+    kind = "http" if access.certificate is None else "https"
+    server = _Server(config, f"{kind}://{shown}:{where[1]}", on_ready, stop)
     try:
         server.run(sockets=[sock])
     finally:
@@ -100,11 +112,88 @@ class _Server(uvicorn.Server):
         return await super().on_tick(counter) or (self._stop is not None and self._stop.is_set())
 
 
-def _config(app: App) -> uvicorn.Config:
-    return uvicorn.Config(
-        app, log_level="warning", access_log=False, lifespan="on", timeout_graceful_shutdown=GRACE_S,
+def check_exposure(host: str, access: AccessConfig) -> None:
+    """Refuse to be reached by others without tokens; warn of what they could overhear.
+
+    Raises:
+        ConfigError: If `host` is not loopback, there are no tokens, and nobody said that this is meant.
+    """
+    if _is_loopback(host):
+        return
+    require(access.tokens is not None or access.open_to_all, "host", got=f"{host} without tokens",
+            expected=f"tokens, or an address of this machine alone ({LOOPBACK})",
+            do="`headrace tokens FILE add NAME` makes one; --open-to-all goes without.")  # fmt: skip
+    if access.tokens is None:
+        _log.warning("listening on %s: everybody who reaches this address can do everything", host)
+    elif access.certificate is None:
+        _log.warning("listening on %s without a certificate: tokens can be overheard, unless a proxy encrypts", host)
+
+
+def _config(app: App, access: AccessConfig, loopback: bool) -> uvicorn.Config:
+    inside = app if access.tokens is not None or not loopback else KnownNames(app, access.hosts)
+    config = uvicorn.Config(
+        inside, log_level="warning", access_log=False, lifespan="on", timeout_graceful_shutdown=GRACE_S,
         server_header=False, date_header=False, h11_max_incomplete_event_size=65536,
+        proxy_headers=bool(access.trusted_proxies), forwarded_allow_ips=list(access.trusted_proxies),
     )  # fmt: skip
+    if access.certificate is None:
+        return config
+    try:
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context.minimum_version = ssl.TLSVersion.TLSv1_2
+        context.load_cert_chain(access.certificate, access.private_key, _no_password)
+        if access.client_authority is not None:
+            context.verify_mode = ssl.CERT_REQUIRED
+            context.load_verify_locations(access.client_authority)
+    except (OSError, ValueError) as error:  # ssl.SSLError is an OSError
+        raise ConfigError("certificate", got=str(error), expected="PEM files of a certificate and its own key",
+                          do="A key with a password cannot be used.") from error  # fmt: skip
+    config.load()
+    config.ssl = context
+    return config
+
+
+def _no_password() -> str:
+    raise ValueError("a key with a password")
+
+
+class KnownNames:
+    """Lets requests pass that call the server by an address, by `localhost`, or by a name that was allowed.
+
+    A browser sends a page's requests to whatever address the page's own name has. So a page could point its name to
+    loopback and talk to a server that asks for no tokens; but the request still says that name.
+
+    Args:
+        app: What answers.
+        names: Further names.
+    """
+
+    def __init__(self, app: App, names: Sequence[str] = ()) -> None:
+        self.app, self.names = app, {"localhost", *(name.lower() for name in names)}
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        """Answer 421 to a name that is not known."""
+        if scope["type"] == "http" and not self._knows(dict(scope["headers"]).get(b"host", b"")):
+            body = json.dumps({
+                "what": "Host", "got": "a name that is not known here", "expected": "an address, or localhost",
+                "do": "Allow the name (`hosts`), or use tokens.",
+            }).encode()  # fmt: skip
+            headers = [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode())]
+            await send({"type": "http.response.start", "status": 421, "headers": headers})
+            await send({"type": "http.response.body", "body": body})
+            return
+        await self.app(scope, receive, send)
+
+    def _knows(self, host: bytes) -> bool:
+        name = host.decode("latin-1").lower()
+        name = name[1:].partition("]")[0] if name.startswith("[") else name.partition(":")[0]
+        if not name or name in self.names or name.endswith(".localhost"):
+            return True  # HTTP/1.0 has no name; a browser never sends that
+        try:
+            ipaddress.ip_address(name)
+        except ValueError:
+            return False
+        return True
 
 
 def _refused(host: str, port: int, error: OSError) -> ConfigError:

@@ -21,7 +21,9 @@ from headrace.serve.follow import Follower
 from headrace.serve.freshness import DelaySummary
 from headrace.serve.metrics import Reading, ServeMetrics
 from headrace.serve.predictor import RankPredictor
+from headrace.serve.pressure import Pressure
 from headrace.serve.questions import Asking, QuestionDesk
+from headrace.serve.readiness import Readiness
 from headrace.serve.requests import RankRequest, RequestReader
 from headrace.serve.settings import ServeConfig
 from headrace.types import Events
@@ -67,6 +69,9 @@ class RankService:
         self.follower = Follower(predictor.replica, changes, poll_s=config.poll_s) if changes is not None else None
         self.metrics = ServeMetrics(self._gauges, self._delays)
         self._sign_of_life = sign_of_life
+        self.pressure = Pressure(log.path.parent, min_free_bytes=config.min_free_bytes,
+                                 max_backlog_rows=config.max_backlog_rows)  # fmt: skip
+        self.readiness = Readiness(predictor, self.reader.columns, config.warm_rows)
 
     def start(self) -> None:
         """Apply the versions that there are and begin to take requests."""
@@ -77,9 +82,11 @@ class RankService:
             self.reader.columns.pin(self.desk.pool.first())
         if self.follower is not None:
             self.follower.start()
+        self.readiness.start()
 
     def close(self) -> None:
         """Make durable what was taken, then end."""
+        self.readiness.close()
         if self.follower is not None:
             self.follower.stop()
         self.writer.close()
@@ -90,11 +97,13 @@ class RankService:
         Raises:
             SchemaError: If the rows do not fit the schema; nothing is logged.
             VersionError: If there is no version yet.
-            CapacityError: If too many requests wait for the disk.
+            CapacityError: If rows are to be logged, and the disk or the learner is too far behind.
         """
+        wanted = self.config.log_impressions if request.log_impressions is None else request.log_impressions
+        if wanted:
+            self.pressure.check()
         predictions = self.predictor.predict(request.events)
         self.metrics.rows.inc(len(predictions))
-        wanted = self.config.log_impressions if request.log_impressions is None else request.log_impressions
         if not wanted:
             return Ranking(predictions)
         names = [name for name in ("score", "version", "score_logged") if name in predictions.names]
@@ -108,8 +117,9 @@ class RankService:
 
         Raises:
             SchemaError: If their item has another type than the log has.
-            CapacityError: If too many requests wait for the disk.
+            CapacityError: If the disk or the learner is too far behind.
         """
+        self.pressure.check()
         self.reader.columns.pin(actions)
         return self.writer.submit(actions)
 
@@ -163,6 +173,11 @@ class RankService:
         if self.follower is not None:
             yield "headrace_version_lag", "Published versions not served yet.", [({}, float(self.follower.lag))]
         yield "headrace_waiting_commits", "Requests that wait for the disk.", [({}, float(self.writer.waiting))]
+        if self.pressure.free_bytes is not None:
+            yield "headrace_free_bytes", "Room on the event log's disk.", [({}, float(self.pressure.free_bytes))]
+        if self.pressure.backlog_rows is not None:
+            yield "headrace_backlog_rows", "Logged rows that wait to be joined.", [
+                ({}, float(self.pressure.backlog_rows))]  # fmt: skip
         yield "headrace_commits", "Commits of the event log.", [({}, float(self.writer.commits))]
         if self.desk is not None:
             counts = self.desk.status()

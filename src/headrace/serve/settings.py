@@ -27,6 +27,13 @@ class ServeConfig:
         poll_s: Pause between two looks at the change log.
         learner_timeout_s: The learner counts as alive if its newest version is not older than this.
         threads: Threads that score.
+        max_in_flight: Requests that may be under way at a time; further ones get 503.
+        max_held_bytes: Bytes of bodies that may be held at a time; further ones get 503.
+        body_timeout_s: How long a body may take to come; slower ones get 408.
+        min_free_bytes: Room that is left on the event log's disk; below it, rows that would be logged get 503.
+        max_backlog_rows: Logged rows that may wait to be joined; beyond, rows that would be logged get 503. None: any
+            number, as the disk has room.
+        warm_rows: Candidates of the made-up requests that a server answers before it is ready.
 
     Raises:
         ConfigError: If a value cannot work.
@@ -44,13 +51,25 @@ class ServeConfig:
     poll_s: float = 0.005
     learner_timeout_s: float = 30.0
     threads: int = 2
+    max_in_flight: int = 1024
+    max_held_bytes: int = 256 << 20
+    body_timeout_s: float = 30.0
+    min_free_bytes: int = 64 << 20
+    max_backlog_rows: int | None = None
+    warm_rows: tuple[int, ...] = (1, 100)
 
     def __post_init__(self) -> None:
         require(bool(self.topic), "topic", got=self.topic, expected="a name")
-        for name in ("max_body_bytes", "max_rows", "max_waiting", "remember_actions", "threads"):
+        for name in ("max_body_bytes", "max_rows", "max_waiting", "remember_actions", "threads", "max_in_flight",
+                     "max_held_bytes"):  # fmt: skip
             require(getattr(self, name) >= 1, name, got=getattr(self, name), expected="a positive integer")
-        for name in ("poll_s", "learner_timeout_s"):
+        for name in ("poll_s", "learner_timeout_s", "body_timeout_s"):
             require(getattr(self, name) > 0, name, got=getattr(self, name), expected="a positive number of seconds")
         require(0 <= self.commit_window_s <= 1, "commit_window_s", got=self.commit_window_s, expected="from 0 to 1 s")
         require(self.max_future_s is None or self.max_future_s >= 0, "max_future_s", got=self.max_future_s,
                 expected="seconds, or None")  # fmt: skip
+        require(self.min_free_bytes >= 0, "min_free_bytes", got=self.min_free_bytes, expected="a number of bytes")
+        require(self.max_backlog_rows is None or self.max_backlog_rows >= 1, "max_backlog_rows",
+                got=self.max_backlog_rows, expected="a positive integer, or None")  # fmt: skip
+        require(all(rows >= 1 for rows in self.warm_rows), "warm_rows", got=self.warm_rows,
+                expected="positive integers")  # fmt: skip

@@ -1,15 +1,19 @@
 from __future__ import annotations
 
+import asyncio
 import logging
 import queue
+import shutil
 import signal
 import socket
+import ssl
 import subprocess
 import sys
 import threading
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from pathlib import Path
 
 import httpx
 import pytest
@@ -18,7 +22,8 @@ from starlette.responses import PlainTextResponse
 from starlette.routing import Route
 
 from headrace.errors import ConfigError, CorruptSnapshot
-from headrace.serve import bind, run_server
+from headrace.serve import AccessConfig, TokenBook, bind, make_token, run_server
+from headrace.serve.server import KnownNames, check_exposure
 
 
 def app() -> Starlette:
@@ -71,18 +76,109 @@ def test_the_server_answers_when_it_says_it_is_ready_and_ends_when_told() -> Non
         httpx.get(url, trust_env=False)
 
 
-def test_an_open_address_is_warned_about(caplog) -> None:
+def test_an_open_address_without_tokens_is_refused_before_anything_starts() -> None:
+    with pytest.raises(ConfigError, match=r"0\.0\.0\.0 without tokens") as caught:
+        run_server(app(), "0.0.0.0", 0)
+    assert "--open-to-all" in caught.value.do
+
+
+def test_an_open_address_that_is_meant_is_warned_about(caplog) -> None:
+    with caplog.at_level(logging.WARNING):
+        check_exposure("0.0.0.0", AccessConfig(open_to_all=True))
+    assert "everybody who reaches this address" in caplog.text
+
+
+def test_tokens_that_could_be_overheard_are_warned_about(caplog) -> None:
+    with caplog.at_level(logging.WARNING):
+        check_exposure("192.0.2.1", AccessConfig(tokens=TokenBook([make_token("web", ["read"])[1]])))
+    assert "can be overheard" in caplog.text
+
+
+NAMES = [("127.0.0.1", 200), ("localhost", 200), ("[::1]:80", 200), ("LOCALHOST:1", 200), ("a.localhost", 200),
+         ("shop.test", 200), ("evil.example", 421), ("127.0.0.1.evil.example", 421),
+         ("localhost.evil.example", 421)]  # fmt: skip
+
+
+@pytest.mark.parametrize(("name", "status"), NAMES)
+def test_a_web_page_does_not_reach_the_server_by_a_name_of_its_own(name: str, status: int) -> None:
+    async def ask() -> httpx.Response:
+        transport = httpx.ASGITransport(KnownNames(app(), ["shop.test"]))
+        async with httpx.AsyncClient(transport=transport, base_url="http://127.0.0.1") as client:
+            return await client.get("/", headers={"host": name})
+
+    answer = asyncio.run(ask())
+    assert answer.status_code == status
+    if status == 421:
+        assert set(answer.json()) == {"what", "got", "expected", "do"}
+
+
+@pytest.fixture(scope="module")
+def pair(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """A certificate for 127.0.0.1 that signs itself, and its key."""
+    folder = tmp_path_factory.mktemp("tls")
+    certificate, key = folder / "certificate.pem", folder / "key.pem"
+    if shutil.which("openssl") is None:
+        pytest.skip("openssl is not installed")
+    subprocess.run(
+        ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-days", "2",
+         "-subj", "/CN=test", "-addext", "subjectAltName=IP:127.0.0.1", "-keyout", key, "-out", certificate],
+        check=True, capture_output=True,
+    )  # fmt: skip
+    return certificate, key
+
+
+def serving(access: AccessConfig) -> tuple[str, threading.Event, threading.Thread]:
     ready: queue.Queue[str] = queue.Queue()
     stop = threading.Event()
-    with caplog.at_level(logging.WARNING):
-        thread = threading.Thread(
-            target=run_server, args=(app(), "0.0.0.0"), kwargs={"port": 0, "on_ready": ready.put, "stop": stop}
-        )
-        thread.start()
-        ready.get(timeout=10)
+    options = {"port": 0, "on_ready": ready.put, "stop": stop, "access": access}
+    thread = threading.Thread(target=run_server, args=(app(),), kwargs=options)
+    thread.start()
+    return ready.get(timeout=10), stop, thread
+
+
+def test_with_a_certificate_connections_are_encrypted(pair) -> None:
+    certificate, key = pair
+    url, stop, thread = serving(AccessConfig(certificate=certificate, private_key=key))
+    try:
+        assert url.startswith("https://127.0.0.1:")
+        trusting = ssl.create_default_context(cafile=certificate)
+        assert httpx.get(url, verify=trusting, trust_env=False).text == "here"
+        with pytest.raises(httpx.ConnectError):  # nobody signed it whom the system trusts
+            httpx.get(url, trust_env=False)
+        with pytest.raises(httpx.TransportError):
+            httpx.get(url.replace("https", "http"), trust_env=False)
+        old = ssl.create_default_context(cafile=certificate)
+        old.maximum_version = ssl.TLSVersion.TLSv1_1
+        with pytest.raises(httpx.ConnectError):
+            httpx.get(url, verify=old, trust_env=False)
+    finally:
         stop.set()
         thread.join(10)
-    assert "everybody who reaches this address" in caplog.text
+
+
+def test_a_client_without_a_certificate_is_refused_where_one_is_asked_for(pair) -> None:
+    certificate, key = pair
+    url, stop, thread = serving(AccessConfig(certificate=certificate, private_key=key, client_authority=certificate))
+    try:
+        trusting = ssl.create_default_context(cafile=certificate)
+        with pytest.raises(httpx.TransportError):
+            httpx.get(url, verify=trusting, trust_env=False)
+        trusting.load_cert_chain(certificate, key)
+        assert httpx.get(url, verify=trusting, trust_env=False).text == "here"
+    finally:
+        stop.set()
+        thread.join(10)
+
+
+def test_a_certificate_without_its_key_is_told_before_anything_starts(pair, tmp_path) -> None:
+    certificate, _ = pair
+    with pytest.raises(ConfigError, match="certificate"):
+        run_server(app(), port=0, access=AccessConfig(certificate=certificate))
+    wrong = tmp_path / "wrong.pem"
+    wrong.write_text("no key")
+    wrong.chmod(0o600)
+    with pytest.raises(ConfigError, match="certificate"):
+        run_server(app(), port=0, access=AccessConfig(certificate=certificate, private_key=wrong))
 
 
 def test_an_application_that_fails_to_start_is_told() -> None:
