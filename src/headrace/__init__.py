@@ -2,9 +2,9 @@
 
     requests → predictions → feedback → examples → learner → published version → predictions
 
-The names below are the nouns (`headrace.types`), the roles (`headrace.protocols`) and the three drivers
-(`headrace.loop`); everything else is imported from its room: `headrace.store`, `headrace.data`, `headrace.serve`...
-They are imported when first used, so that `import headrace` and `headrace --help` do not wait for torch.
+The names below are the nouns (`headrace.types`), the roles (`headrace.protocols`), the three drivers (`headrace.loop`)
+and the client of a server; everything else is imported from its room: `headrace.store`, `headrace.serve`... They are
+imported when first used, so that `import headrace` and `headrace --help` do not wait for torch.
 """
 
 from __future__ import annotations
@@ -28,13 +28,17 @@ if TYPE_CHECKING:
         Table,
         WorkQueue,
     )
+    from headrace.serve.client import Client
+    from headrace.serve.client_async import AsyncClient
     from headrace.types import Batch, Change, Events, Figure, Jagged, Loss, Report, RowChange, State, Version
 
 __version__ = "0.1.0"
 
 __all__ = [
+    "AsyncClient",
     "Batch",
     "Change",
+    "Client",
     "Events",
     "EveryEventTime",
     "EveryExamples",
@@ -64,7 +68,7 @@ __all__ = [
     "run",
 ]
 
-_HOMES = ("types", "protocols", "loop", "errors")
+_HOMES = ("types", "protocols", "loop", "errors", "serve")
 
 
 def __getattr__(name: str) -> Any:

@@ -2,7 +2,9 @@
 
 from headrace.serve.access import AccessConfig
 from headrace.serve.audit import AuditLog
-from headrace.serve.client import Client, Ranked
+from headrace.serve.client import Client
+from headrace.serve.client_async import AsyncClient
+from headrace.serve.client_calls import ClientConfig, Ranked
 from headrace.serve.event_writer import EventWriter, Written
 from headrace.serve.flow_predictor import FlowPredictor
 from headrace.serve.follow import Follower
@@ -22,8 +24,10 @@ __all__ = [
     "AccessConfig",
     "Answer",
     "Asking",
+    "AsyncClient",
     "AuditLog",
     "Client",
+    "ClientConfig",
     "Drawn",
     "EventWriter",
     "FlowPredictor",

@@ -1,111 +1,120 @@
-"""A small client of the rank server."""
+"""A small client of the server, for programs that wait: `headrace.Client`. `AsyncClient` is the same for `asyncio`."""
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Self
 
 import httpx
-import pyarrow as pa
+import pyarrow.compute as pc
 
-from headrace.errors import DataError, HeadraceError, WorkerLost
+from headrace.errors import WorkerLost
+from headrace.serve import client_calls as calls
+from headrace.serve.client_calls import Call, ClientConfig, Newest, Ranked
 from headrace.types import Events
-
-ARROW = "application/vnd.apache.arrow.stream"
-
-
-@dataclass(frozen=True, slots=True)
-class Ranked:
-    """The answer to one request.
-
-    Attributes:
-        key: The request's key; feedback names it.
-        version: The version that answered.
-        scores: Probability of every candidate, in the order in which they were sent.
-        order: Places of the candidates, best first.
-        items: The candidates' items, best first.
-    """
-
-    key: str
-    version: int
-    scores: list[float]
-    order: list[int]
-    items: list[str]
 
 
 class Client:
-    """Talks to a rank server. Every call may be repeated: feedback counts once per (key, item, kind), an example once.
+    """Talks to a server. Every call may be repeated: feedback counts once per (key, item, kind), an example once.
 
     Args:
         url: The server, `http://127.0.0.1:8000`.
-        timeout_s: How long one call may take.
+        timeout_s: How long one try may take; in place of `config.timeout_s`.
         transport: Another way to reach the application, for tests.
+        token: The bearer token; in place of `config.token`.
+        config: How often to try again, which certificates to trust, and more.
+
+    Raises:
+        ConfigError: If the token would go over an unencrypted connection to another machine.
 
     Raises (all calls):
         DataError: If the server finds the request wrong (4xx); carries its four parts.
-        WorkerLost: If the server cannot be reached, or cannot answer now (5xx); the call may be repeated.
+        VersionError: If the server has not yet the version that was asked for (409).
+        WorkerLost: If the server cannot be reached, cannot answer now (5xx), or asks for fewer requests (429), after
+            all tries; the call may be repeated.
 
     Thread-safety: may be used from several threads.
     """
 
-    def __init__(self, url: str, *, timeout_s: float = 30.0, transport: httpx.BaseTransport | None = None) -> None:
-        # The environment's proxies are for the internet, not for a server that was named by its address.
-        self._http = httpx.Client(base_url=url, timeout=timeout_s, transport=transport, trust_env=False)
-        self.url = url
+    def __init__(
+        self, url: str, *, timeout_s: float | None = None, transport: httpx.BaseTransport | None = None,
+        token: str | None = None, config: ClientConfig | None = None,
+    ) -> None:  # fmt: skip
+        self.url, self.config = url, calls.adjusted(config or ClientConfig(), timeout_s, token)
+        self._http = httpx.Client(transport=transport, **self.config.options(url))
+        self._newest = Newest(self.config.monotonic)
 
     def rank(
         self, candidates: Sequence[Mapping[str, object]], *, user: Mapping[str, object] | None = None,
         context: Mapping[str, object] | None = None, key: str | None = None, event_time: int | None = None,
-        log_impressions: bool | None = None,
+        log_impressions: bool | None = None, min_version: int | None = None,
     ) -> Ranked:  # fmt: skip
         """Rank candidates, each `{"item": ..., features}`, for one user."""
-        content: dict[str, object] = {"candidates": list(candidates)}
-        optional = {"user": user, "context": context, "key": key, "event_time": event_time,
-                    "log_impressions": log_impressions}  # fmt: skip
-        content |= {name: value for name, value in optional.items() if value is not None}
-        answer = self._json("POST", "/v1/rank", content)
-        return Ranked(answer["key"], answer["version"], answer["scores"], answer["order"], answer["items"])
+        call = calls.rank_call(candidates, {
+            "user": user, "context": context, "key": key, "event_time": event_time, "log_impressions": log_impressions,
+            "min_version": self._newest.least(min_version),
+        })  # fmt: skip
+        answer = calls.ranked(self._send(call).json())
+        self._newest.saw(answer.version)
+        return answer
 
-    def rank_events(self, requests: Events, *, log_impressions: bool | None = None) -> Events:
+    def rank_events(
+        self, requests: Events, *, log_impressions: bool | None = None, min_version: int | None = None
+    ) -> Events:
         """Score impression rows of any number of requests; returns predictions row by row."""
-        query = {} if log_impressions is None else {"log_impressions": "true" if log_impressions else "false"}
-        content = self._send("POST", "/v1/rank", _plain(requests).to_bytes(), ARROW, query).content
-        return Events.from_bytes(content)
+        query = {"log_impressions": log_impressions, "min_version": self._newest.least(min_version)}
+        answer = Events.from_bytes(self._send(calls.rows_call("/v1/rank", requests, query)).content)
+        if "version" in answer.names:
+            self._newest.saw(pc.min(answer.column("version")).as_py())
+        return answer
+
+    def recommend(self, user: Mapping[str, object] | None = None, n: int = 10, **more: object) -> dict[str, Any]:
+        """Return the best `n` items of the whole catalogue for one user, as `POST /v1/recommend` answers.
+
+        Args:
+            user: Features of the user.
+            n: How many items.
+            more: Further fields of the request: `context`, `exclude`, `filters`, `explore`, `key`, ...
+        """
+        content = calls.recommend_content(user, n, more, self._newest)
+        answer = dict(self._send(calls.json_call("POST", "/v1/recommend", content)).json())
+        self._newest.saw(int(answer.get("version", -1)))
+        return answer
 
     def feedback(self, *actions: Mapping[str, object]) -> dict[str, int]:
         """Send actions, each `{"key", "kind", "item", "event_time"?, "value"?}`; returns how many were new."""
-        answer = self._json("POST", "/v1/feedback", list(actions))
-        return {name: int(answer[name]) for name in ("accepted", "duplicates")}
+        return calls.counts(self._send(calls.json_call("POST", "/v1/feedback", list(actions))).json())
 
     def feedback_events(self, actions: Events) -> dict[str, int]:
         """Send actions as rows; returns how many were new."""
-        answer = self._send("POST", "/v1/feedback", _plain(actions).to_bytes(), ARROW, {}).json()
-        return {name: int(answer[name]) for name in ("accepted", "duplicates")}
+        return calls.counts(self._send(calls.rows_call("/v1/feedback", actions, {})).json())
 
     def questions(self, count: int = 1, *, task: str | None = None, annotator: str = "") -> dict[str, Any]:
         """Return `{"questions": [...], "answers": [...], "status": {...}}`: what to ask next, and what may be said."""
         query = {"count": str(count), "annotator": annotator} | ({} if task is None else {"task": task})
-        return dict(self._send("GET", "/v1/questions", None, "", query).json())
+        return dict(self._send(Call("GET", "/v1/questions", query=query)).json())
 
     def answer(self, *answers: Mapping[str, object]) -> dict[str, int]:
         """Send answers, each `{"key", "answer", "annotator"?}`; returns how many were new."""
-        taken = self._json("POST", "/v1/answers", list(answers))
-        return {name: int(taken[name]) for name in ("accepted", "duplicates")}
+        return calls.counts(self._send(calls.json_call("POST", "/v1/answers", list(answers))).json())
+
+    def erase(self, user: str | int) -> dict[str, Any]:
+        """Erase a user everywhere, as `DELETE /v1/users/{id}` does; needs the scope `admin`."""
+        return dict(self._send(calls.erase_call(user)).json())
+
+    def models(self) -> dict[str, Any]:
+        """Return the served models, their versions and shares of the traffic."""
+        return dict(self._send(Call("GET", "/v1/models")).json())
 
     def health(self) -> dict[str, Any]:
-        """Return how the server is, also while it waits for its first version."""
-        response = self._call("GET", "/v1/health", None, "", {})
-        if response.status_code not in (200, 503):
-            raise _error(response)
-        return dict(response.json())
+        """Return how the server is, also while it waits for its first version; asks once."""
+        return calls.health(self._once(Call("GET", "/v1/health")))
 
     def metrics(self) -> str:
         """Return the text for Prometheus."""
-        return self._send("GET", "/metrics", None, "", {}).text
+        return self._send(Call("GET", "/metrics")).text
 
     def wait_ready(self, timeout_s: float = 60.0) -> dict[str, Any]:
         """Wait until the server has a version, and return its health.
@@ -123,7 +132,7 @@ class Client:
             except WorkerLost as error:
                 last = error.got
             time.sleep(0.05)
-        raise WorkerLost(f"Server {self.url}", got=last, expected=f"a served version within {timeout_s:.0f} s")
+        raise calls.not_ready(self.url, last, timeout_s)
 
     def close(self) -> None:
         """Close the connections."""
@@ -137,35 +146,27 @@ class Client:
     ) -> None:
         self.close()
 
-    def _json(self, method: str, path: str, content: object) -> dict[str, Any]:
-        return dict(self._send(method, path, json.dumps(content).encode(), "application/json", {}).json())
-
-    def _send(self, method: str, path: str, body: bytes | None, kind: str, query: dict[str, str]) -> httpx.Response:
-        response = self._call(method, path, body, kind, query)
-        if response.status_code >= 400:
-            raise _error(response)
-        return response
-
-    def _call(self, method: str, path: str, body: bytes | None, kind: str, query: dict[str, str]) -> httpx.Response:
-        headers = {"content-type": kind} if kind else {}
+    def _once(self, call: Call) -> httpx.Response:
         try:
-            return self._http.request(method, path, content=body, headers=headers, params=query)
+            return self._http.request(
+                call.method, call.path, content=call.body, headers=call.headers, params=call.query
+            )
         except httpx.TransportError as error:
-            raise WorkerLost(f"Server {self.url}", got=f"{type(error).__name__}: {error}", expected="an answer",
-                             do="Is it running? Repeating the call is safe.") from error  # fmt: skip
+            raise calls.lost(self.url, error) from error
 
-
-def _error(response: httpx.Response) -> HeadraceError:
-    try:
-        parts = dict(response.json())
-    except ValueError:
-        parts = {"what": "Server", "got": f"status {response.status_code}"}
-    kind = DataError if response.status_code < 500 else WorkerLost
-    return kind(str(parts.get("what")), got=parts.get("got", ""), expected=str(parts.get("expected", "")),
-                do=str(parts.get("do", "")))  # fmt: skip
-
-
-def _plain(events: Events) -> Events:
-    """Return the rows with dictionary-encoded columns written out, as the server wants them."""
-    packed = [name for name in events.names if pa.types.is_dictionary(events.column(name).type)]
-    return events.with_columns({name: events.column(name).dictionary_decode() for name in packed}) if packed else events
+    def _send(self, call: Call) -> httpx.Response:
+        """Send it, as often as the settings say."""
+        tried = 0
+        while True:
+            tried += 1
+            response, error = None, None
+            try:
+                response = self._once(call)
+                if response.status_code < 400:
+                    return response
+            except WorkerLost as caught:
+                error = caught
+            pause = calls.pause_s(response, tried, self.config)
+            if pause is None:
+                raise error or calls.error_of(response)  # type: ignore[arg-type]  # one of the two is there
+            time.sleep(pause)

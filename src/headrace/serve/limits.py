@@ -59,11 +59,6 @@ class Buckets:
             self._buckets[who] = (left - 1, self._buckets[who][1])
             return 0.0
 
-    def wait(self, who: str) -> float:
-        """Return in how many seconds one could be taken, without taking it; 0: now."""
-        with self._lock:
-            return max(1 - self._level(who), 0.0) / self.rate
-
     def _level(self, who: str) -> float:
         now = self._now()
         level, since = self._buckets.get(who, (self.burst, now))

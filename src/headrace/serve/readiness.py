@@ -27,6 +27,9 @@ def practice_rows(columns: Columns, item: str, rows: int) -> Events:
     for name in columns.names:
         kind = columns.choices(name)[0]
         made[name] = _filled(kind, rows) if name != item else _names(kind, rows)
+    scenario = columns.schema.scenario
+    if scenario is not None:
+        made[scenario.column] = pa.array([scenario.values[0]] * rows)
     return Events.from_columns(made)
 
 

@@ -136,6 +136,7 @@ def serving(access: AccessConfig) -> tuple[str, threading.Event, threading.Threa
     return ready.get(timeout=10), stop, thread
 
 
+@pytest.mark.filterwarnings("ignore:ssl.TLSVersion")
 def test_with_a_certificate_connections_are_encrypted(pair) -> None:
     certificate, key = pair
     url, stop, thread = serving(AccessConfig(certificate=certificate, private_key=key))
