@@ -15,6 +15,8 @@ ONLY_IN = {
     "rocksdict": "data",
     "confluent_kafka": "data",
     "optuna": "ranking",
+    "tokenizers": "data",
+    "transformers": "nn",
 }
 
 

@@ -5,6 +5,11 @@ from __future__ import annotations
 from headrace.nn.autoint import AutoInt, FieldAttention
 from headrace.nn.bayesian_flow import BayesianFlow, ContinuousFlow, Denoiser, DiscreteFlow, Flow
 from headrace.nn.bst import BST, BSTSettings
+from headrace.nn.causal import CausalTransformer
+from headrace.nn.causal_decoder import PackedDecoder, PackedDecoding
+from headrace.nn.causal_files import save_causal
+from headrace.nn.causal_foreign import ForeignDecoder, ForeignDecoding, TransformersCausal, left_padded, load_causal
+from headrace.nn.causal_settings import CausalModel, CausalSettings, Decoder, Decoding
 from headrace.nn.ctr import DeepFM, LogisticRegression
 from headrace.nn.dcn import DCN, CrossSettings, DCNv2
 from headrace.nn.dien import DIEN, DIENSettings
@@ -20,6 +25,7 @@ from headrace.nn.frequencies import KnownFrequencies, StreamingFrequencies
 from headrace.nn.fwfm import FwFM
 from headrace.nn.gdcn import GDCN, GatedCross
 from headrace.nn.grouped import side_by_side
+from headrace.nn.last_layer import LastLayerPosterior
 from headrace.nn.layers import (
     ACTIVATIONS,
     MLP,
@@ -35,6 +41,7 @@ from headrace.nn.layers import (
     pairwise_interactions,
 )
 from headrace.nn.linear_tasks import LinearTasks
+from headrace.nn.lora import LoRASettings, merge_lora, with_lora
 from headrace.nn.masknet import MaskNet, Masks
 from headrace.nn.multi_task import PLE, MMoE, SharedBottom
 from headrace.nn.pair_correlation import (
@@ -49,6 +56,7 @@ from headrace.nn.position import PositionTower
 from headrace.nn.probability import product_logit
 from headrace.nn.sasrec import SASRec, SASRecSettings, Transitions
 from headrace.nn.tasks import GatedTasks, LayeredTasks, LearnedWeights, Tasks
+from headrace.nn.two_stage import TwoStage
 from headrace.nn.two_tower import TowerInputs, Towers, TwoTower
 from headrace.nn.vae import Gaussian, MultVAE, VAESettings, Variational
 from headrace.nn.wide_deep import WideDeep
@@ -71,6 +79,9 @@ __all__ = [
     "BSTSettings",
     "BatchNorm",
     "BayesianFlow",
+    "CausalModel",
+    "CausalSettings",
+    "CausalTransformer",
     "CompressedInteractions",
     "ContinuousFlow",
     "Correlated",
@@ -79,6 +90,8 @@ __all__ = [
     "DCNv2",
     "DIENSettings",
     "DINSettings",
+    "Decoder",
+    "Decoding",
     "DeepFM",
     "Denoiser",
     "DiscreteFlow",
@@ -88,6 +101,8 @@ __all__ = [
     "FinalMLP",
     "FlatInputs",
     "Flow",
+    "ForeignDecoder",
+    "ForeignDecoding",
     "FwFM",
     "GatedCross",
     "GatedTasks",
@@ -96,10 +111,12 @@ __all__ = [
     "InputAxis",
     "InputLayout",
     "KnownFrequencies",
+    "LastLayerPosterior",
     "Latents",
     "LayeredTasks",
     "LearnedWeights",
     "LinearTasks",
+    "LoRASettings",
     "LogisticRegression",
     "MMoE",
     "MarkovDenoiser",
@@ -107,6 +124,8 @@ __all__ = [
     "Masks",
     "MultVAE",
     "NormalDenoiser",
+    "PackedDecoder",
+    "PackedDecoding",
     "PairCorrelation",
     "PairSettings",
     "PositionTower",
@@ -120,7 +139,9 @@ __all__ = [
     "Tasks",
     "TowerInputs",
     "Towers",
+    "TransformersCausal",
     "Transitions",
+    "TwoStage",
     "TwoTower",
     "VAESettings",
     "Variational",
@@ -132,8 +153,13 @@ __all__ = [
     "ffm_width",
     "generator",
     "hidden_layers",
+    "left_padded",
     "linear",
+    "load_causal",
+    "merge_lora",
     "pairwise_interactions",
     "product_logit",
+    "save_causal",
     "side_by_side",
+    "with_lora",
 ]
