@@ -18,6 +18,7 @@ from headrace.objectives.sampling import (
     correct_probability,
 )
 from headrace.objectives.supervised import LogLoss
+from headrace.objectives.two_stage import TwoStageLoss
 
 __all__ = [
     "ELBO",
@@ -30,6 +31,7 @@ __all__ = [
     "NextItem",
     "SampledSoftmax",
     "SamplingCorrection",
+    "TwoStageLoss",
     "Where",
     "WithAuxiliary",
     "check_applied_once",

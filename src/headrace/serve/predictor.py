@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -101,14 +101,35 @@ class RankPredictor:
 
         Cost: readers do not wait for each other; they wait while a version is put in place.
         """
+        answer = self.scoring(requests)
+        with self.replica.reading() as version:
+            return answer(version)
+
+    def scoring(self, requests: Events) -> Callable[[Version], Events]:
+        """Read rows, and return what scores them; for callers that hold the replica with `reading` themselves.
+
+        Raises:
+            SchemaError: If the requests do not fit the schema.
+        """
         prepared = self.prepared(requests)
         padded = self._padded(prepared)
         served = collate(padded, self.schema, serving=True)
         real_schema, real = self._real(requests, prepared)
         logged = None if real_schema is None else self._with_real(served, padded, real_schema)
-        with self.replica.reading() as version, torch.no_grad():
-            scores = self._scores(served, len(requests), version)
-            logged_scores = None if logged is None else self._scores(logged, len(requests), version)
+
+        def answer(version: Version) -> Events:
+            with torch.no_grad():
+                scores = self._scores(served, len(requests), version)
+                logged_scores = None if logged is None else self._scores(logged, len(requests), version)
+            return self._answered(requests, version, scores, None if logged_scores is None else (logged_scores, real))
+
+        return answer
+
+    def _answered(
+        self, requests: Events, version: Version, scores: npt.NDArray[np.float32],
+        logged: tuple[npt.NDArray[np.float32], Mask] | None,
+    ) -> Events:  # fmt: skip
+        """Return predictions row by row; `logged` are the scores at real values, and which rows have these."""
         rows = len(requests)
         columns: dict[str, pa.Array] = {
             "key": requests.column("key"), "kind": pa.array(["prediction"] * rows, pa.string()),
@@ -120,8 +141,8 @@ class RankPredictor:
         for place, label in enumerate(self.schema.extra_labels[: scores.shape[1] - 1]):
             columns[f"score/{label.name}"] = pa.array(scores[:, place + 1], pa.float32())
         columns["version"] = pa.array(np.full(rows, version.number, np.int64), pa.int64())
-        if logged_scores is not None:
-            columns["score_logged"] = pa.array(logged_scores[:, 0], pa.float32(), mask=~real)
+        if logged is not None:
+            columns["score_logged"] = pa.array(logged[0][:, 0], pa.float32(), mask=~logged[1])
         return Events.from_columns(columns)
 
     def _padded(self, requests: Events) -> Events:

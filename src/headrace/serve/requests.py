@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import json
-import math
 import time
 import uuid
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import NoReturn
 
 import numpy as np
 import pyarrow as pa
@@ -18,21 +15,33 @@ from headrace.data.features import Schema, example_ids
 from headrace.errors import SchemaError, nearest
 from headrace.serve.arrow_body import read_table
 from headrace.serve.columns import Columns
+from headrace.serve.json_values import (
+    array_of,
+    check_names,
+    fields_of,
+    json_of,
+    number_of,
+    part_of,
+    repeated,
+    short,
+    text_of,
+    whole_column,
+)
 from headrace.serve.settings import ServeConfig
 from headrace.types import Events
 
-MAX_NAME_BYTES = 1024
 ROW_KINDS = ("impression", "prediction", "example")
-_RANK_FIELDS = ("key", "user", "context", "candidates", "event_time", "log_impressions")
+_RANK_FIELDS = ("key", "user", "context", "candidates", "event_time", "log_impressions", "min_version")
 _ACTION_FIELDS = ("key", "kind", "item", "event_time", "value")
 
 
 @dataclass(frozen=True, slots=True)
 class RankRequest:
-    """Impression rows to be scored, and whether to log them (None: as the server is set)."""
+    """Impression rows to be scored, whether to log them (None: as the server is set), and the oldest version wanted."""
 
     events: Events
     log_impressions: bool | None = None
+    min_version: int | None = None
 
 
 class RequestReader:
@@ -54,30 +63,31 @@ class RequestReader:
 
     def rank_json(self, body: bytes) -> RankRequest:
         """Read `{"key"?, "user"?, "context"?, "candidates": [{"item", ...}], "event_time"?, "log_impressions"?}`."""
-        content = _fields(_json(body), "Body", _RANK_FIELDS)
-        shared = {**_part(content, "user"), **_part(content, "context")}
+        content = fields_of(json_of(body), "Body", _RANK_FIELDS)
+        shared = {**part_of(content, "user"), **part_of(content, "context")}
         candidates = content.get("candidates")
         if not isinstance(candidates, list) or not candidates:
-            raise SchemaError("Body, candidates", got=_short(candidates), expected="a list of objects, not empty",
+            raise SchemaError("Body, candidates", got=short(candidates), expected="a list of objects, not empty",
                               do='Send {"user": {...}, "candidates": [{"item": "a"}]}.')  # fmt: skip
         self._check_rows(len(candidates))
         for row, candidate in enumerate(candidates):
             if not isinstance(candidate, dict):
-                raise SchemaError(f"Body, candidates[{row}]", got=_short(candidate), expected="an object")
+                raise SchemaError(f"Body, candidates[{row}]", got=short(candidate), expected="an object")
         log = content.get("log_impressions")
         if log is not None and not isinstance(log, bool):
-            raise SchemaError("Body, log_impressions", got=_short(log), expected="true or false")
+            raise SchemaError("Body, log_impressions", got=short(log), expected="true or false")
+        oldest = wanted_version(content["min_version"]) if "min_version" in content else None
         key = content.get("key")
         if key is None:
             key = uuid.uuid4().hex
         rows = len(candidates)
         columns: dict[str, pa.Array] = {
-            "key": _repeat(_text("key", key), rows), "kind": _repeat("impression", rows),
-            "event_time": _repeat(self._time("event_time", content.get("event_time")), rows),
+            "key": repeated(text_of("key", key), rows), "kind": repeated("impression", rows),
+            "event_time": repeated(self.time_of("event_time", content.get("event_time")), rows),
         }  # fmt: skip
         for name, values in self._values(shared, candidates).items():
             columns[name] = self.columns.cast(name, values)
-        return RankRequest(self._checked(Events.from_columns(columns)), log)
+        return RankRequest(self._checked(Events.from_columns(columns)), log, oldest)
 
     def rank_arrow(self, body: bytes) -> RankRequest:
         """Read impression rows, possibly of several requests; columns that the schema does not name are left out."""
@@ -85,28 +95,28 @@ class RequestReader:
         columns = self._named(table, "impression")
         for name in self.columns.names:
             if name in table.column_names:
-                columns[name] = self.columns.cast(name, _one(table, name))
+                columns[name] = self.columns.cast(name, whole_column(table, name))
         return RankRequest(self._checked(Events.from_columns(columns)))
 
     def feedback_json(self, body: bytes) -> Events:
         """Read one action, a list of them, or `{"events": [...]}`; an action is `{"key", "kind", "item", ...}`."""
-        content = _json(body)
+        content = json_of(body)
         if isinstance(content, dict) and "events" in content:
-            content = _fields(content, "Body", ("events",))["events"]
+            content = fields_of(content, "Body", ("events",))["events"]
         actions = content if isinstance(content, list) else [content]
         if not actions:
             raise SchemaError("Body", got="no actions", expected="one or more")
         self._check_rows(len(actions))
-        rows = [_fields(action, f"Action {row}", _ACTION_FIELDS) for row, action in enumerate(actions)]
-        times = [self._time("event_time", row.get("event_time")) for row in rows]
+        rows = [fields_of(action, f"Action {row}", _ACTION_FIELDS) for row, action in enumerate(actions)]
+        times = [self.time_of("event_time", row.get("event_time")) for row in rows]
         items = [row.get("item") for row in rows]
         columns: dict[str, pa.Array] = {
-            "key": pa.array([_text("key", row.get("key")) for row in rows], pa.string()),
-            "kind": pa.array([_text("kind", row.get("kind")) for row in rows], pa.string()),
+            "key": pa.array([text_of("key", row.get("key")) for row in rows], pa.string()),
+            "kind": pa.array([text_of("kind", row.get("kind")) for row in rows], pa.string()),
             "event_time": pa.array(times, pa.int64()),
-            self.schema.item: self.columns.cast(self.schema.item, _array(self.schema.item, items)),
+            self.schema.item: self.columns.cast(self.schema.item, array_of(self.schema.item, items)),
         }  # fmt: skip
-        values = [_number("value", row.get("value")) for row in rows]
+        values = [number_of("value", row.get("value")) for row in rows]
         if any(value is not None for value in values):
             columns["value"] = pa.array(values, pa.float32())
         return self._actions(Events.from_columns(columns))
@@ -118,9 +128,9 @@ class RequestReader:
         item = self.schema.item
         if item not in table.column_names:
             raise SchemaError(f"Column '{item}'", got="no such column", expected=nearest(item, table.column_names))
-        columns[item] = self.columns.cast(item, _one(table, item))
+        columns[item] = self.columns.cast(item, whole_column(table, item))
         if "value" in table.column_names:
-            values = _one(table, "value")
+            values = whole_column(table, "value")
             if not (pa.types.is_integer(values.type) or pa.types.is_floating(values.type)):
                 raise SchemaError("Column 'value'", got=f"type {values.type}", expected="numbers")
             if pc.any(pc.invert(pc.is_finite(values.cast(pa.float64())))).as_py():
@@ -137,21 +147,21 @@ class RequestReader:
         for name in ("key",) if kind is not None else ("key", "kind"):
             if name not in table.column_names:
                 raise SchemaError(f"Column '{name}'", got="no such column", expected=nearest(name, table.column_names))
-            column = _one(table, name)
+            column = whole_column(table, name)
             if not (pa.types.is_string(column.type) or pa.types.is_large_string(column.type)):
                 raise SchemaError(f"Column '{name}'", got=f"type {column.type}", expected="strings")
             columns[name] = column.cast(pa.string())
-        columns["kind"] = columns.get("kind", _repeat(kind or "", rows))
+        columns["kind"] = columns.get("kind", repeated(kind or "", rows))
         if "event_time" in table.column_names:
-            times = _one(table, "event_time")
+            times = whole_column(table, "event_time")
             if not pa.types.is_integer(times.type) or times.null_count:
                 raise SchemaError("Column 'event_time'", got=f"{times.null_count} nulls in type {times.type}",
                                   expected="int64 microseconds since the epoch")  # fmt: skip
             columns["event_time"] = times.cast(pa.int64())
             for value in (pc.min(times).as_py(), pc.max(times).as_py()):
-                self._time("event_time", value)
+                self.time_of("event_time", value)
         else:
-            columns["event_time"] = _repeat(self._now(), rows)
+            columns["event_time"] = repeated(self._now(), rows)
         return columns
 
     def _values(self, shared: Mapping[str, object], candidates: Sequence[Mapping[str, object]]) -> dict[str, pa.Array]:
@@ -169,18 +179,18 @@ class RequestReader:
         columns = {}
         for name in self.columns.names:
             if name in own:
-                columns[name] = _array(name, [candidate.get(name, shared.get(name)) for candidate in candidates])
+                columns[name] = array_of(name, [candidate.get(name, shared.get(name)) for candidate in candidates])
             elif name in shared:
-                columns[name] = _array(name, [shared[name]]).take(pa.array(np.zeros(len(candidates), np.int64)))
+                columns[name] = array_of(name, [shared[name]]).take(pa.array(np.zeros(len(candidates), np.int64)))
         return columns
 
     def _checked(self, events: Events) -> Events:
         """Check what makes rows into examples: keys, items, and each pair of them once."""
-        _check_names("key", events.column("key"))
+        check_names("key", events.column("key"))
         item = self.schema.item
         if item not in events.names:
             raise SchemaError(f"Field '{item}'", got="none", expected="the name of every candidate")
-        _check_names(item, events.column(item))
+        check_names(item, events.column(item))
         pairs = example_ids(events.column("key"), events.column(item))
         distinct, first = np.unique(pairs, return_index=True)
         if len(distinct) != len(pairs):
@@ -194,7 +204,7 @@ class RequestReader:
 
     def _actions(self, events: Events) -> Events:
         for name in ("key", "kind", self.schema.item):
-            _check_names(name, events.column(name))
+            check_names(name, events.column(name))
         for kind in events.column("kind").unique().to_pylist():
             if kind in ROW_KINDS:
                 raise SchemaError("Action, kind", got=repr(kind), do="Impressions are logged by /v1/rank itself.",
@@ -206,12 +216,13 @@ class RequestReader:
             raise SchemaError("Body", got=f"{rows} rows", expected=f"at most {self.config.max_rows} in one request",
                               do="Send them in several requests.")  # fmt: skip
 
-    def _time(self, name: str, value: object) -> int:
+    def time_of(self, name: str, value: object) -> int:
+        """Return an event time; now where there is none."""
         now = self._now()
         if value is None:
             return now
         if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value < 2**63:
-            raise SchemaError(name, got=_short(value), expected="integer microseconds since the epoch (UTC)")
+            raise SchemaError(name, got=short(value), expected="integer microseconds since the epoch (UTC)")
         ahead_s = (value - now) / 1e6
         if self.config.max_future_s is not None and ahead_s > self.config.max_future_s:
             raise SchemaError(
@@ -221,95 +232,12 @@ class RequestReader:
         return value
 
 
-def _json(body: bytes) -> object:
-    try:
-        return json.loads(body, parse_constant=_no_constant)
-    except (ValueError, RecursionError) as error:
-        got = str(error)[:200]
-        raise SchemaError("Body", got=got, expected="JSON", do="Check quotes, commas and encoding.") from error
+def wanted_version(value: object) -> int:
+    """Return the `min_version` of a request.
 
-
-def _no_constant(name: str) -> NoReturn:
-    raise ValueError(f"{name} is not JSON")
-
-
-def _fields(content: object, what: str, known: Sequence[str]) -> dict[str, object]:
-    if not isinstance(content, dict):
-        raise SchemaError(what, got=_short(content), expected=f"an object with the fields {', '.join(known)}")
-    for name in content:
-        if name not in known:
-            raise SchemaError(f"{what}, field '{name[:100]}'", got="unknown", expected=nearest(name, known))
-    return content
-
-
-def _part(content: Mapping[str, object], name: str) -> dict[str, object]:
-    part = content.get(name)
-    if part is not None and not isinstance(part, dict):
-        raise SchemaError(f"Body, {name}", got=_short(part), expected="an object of features")
-    return part or {}
-
-
-def _text(name: str, value: object) -> str:
-    if not isinstance(value, str) or not value:
-        raise SchemaError(f"Field '{name}'", got=_short(value), expected="a string, not empty")
-    try:
-        value.encode()
-    except UnicodeEncodeError as error:
-        raise SchemaError(f"Field '{name}'", got="half of a surrogate pair", expected="Unicode text") from error
+    Raises:
+        SchemaError: If it is no version.
+    """
+    if isinstance(value, bool) or not isinstance(value, int) or value < 0:
+        raise SchemaError("min_version", got=short(value), expected="a version, 0 or above")
     return value
-
-
-def _number(name: str, value: object) -> float | None:
-    if value is None:
-        return None
-    if isinstance(value, bool) or not isinstance(value, (int, float)):
-        raise SchemaError(f"Field '{name}'", got=_short(value), expected="a number")
-    if not math.isfinite(value) or abs(value) > 3e38:
-        raise SchemaError(f"Field '{name}'", got=_short(value), expected="a finite number")
-    return float(value)
-
-
-def _array(name: str, values: Sequence[object]) -> pa.Array:
-    """Build a column of what JSON has: strings, numbers, or lists of one of them; null anywhere."""
-    flat = [item for value in values for item in (value if isinstance(value, list) else [value])]
-    lists = {isinstance(value, list) for value in values if value is not None}
-    kinds = {type(item) for item in flat if item is not None}
-    if kinds == {int, float}:
-        kinds = {float}
-    if len(kinds) > 1 or len(lists) > 1 or not kinds <= {str, int, float}:
-        names = sorted({type(item).__name__ for item in (*flat, *values) if item is not None})
-        raise SchemaError(f"Field '{name}'", got=f"values of {names}",
-                          expected="strings, numbers, or lists of one of them, the same everywhere")  # fmt: skip
-    kind = {str: pa.string(), int: pa.int64(), float: pa.float64()}[kinds.pop()] if kinds else pa.null()
-    try:
-        return pa.array(values, pa.list_(kind) if lists == {True} else kind)
-    except (pa.ArrowException, UnicodeEncodeError, OverflowError) as error:
-        raise SchemaError(f"Field '{name}'", got=str(error)[:200], expected=f"values that fit {kind}") from error
-
-
-def _check_names(name: str, column: pa.Array) -> None:
-    """Refuse null, empty and overlong names; integers are fine."""
-    if column.null_count:
-        raise SchemaError(f"Field '{name}'", got="null", expected="a value in every row")
-    if not pa.types.is_string(column.type) or not len(column):
-        return
-    lengths = pc.binary_length(column)
-    if not pc.min(lengths).as_py():
-        raise SchemaError(f"Field '{name}'", got="an empty string", expected="a name")
-    longest = pc.max(lengths).as_py()
-    if longest > MAX_NAME_BYTES:
-        raise SchemaError(f"Field '{name}'", got=f"{longest} bytes", expected=f"at most {MAX_NAME_BYTES}")
-
-
-def _one(table: pa.Table, name: str) -> pa.Array:
-    chunks = table.column(name).chunks
-    return chunks[0] if chunks else pa.array([], table.schema.field(name).type)
-
-
-def _repeat(value: str | int, rows: int) -> pa.Array:
-    return pa.repeat(pa.scalar(value, pa.string() if isinstance(value, str) else pa.int64()), rows)
-
-
-def _short(value: object) -> str:
-    text = json.dumps(value, default=str) if value is not None else "nothing"
-    return text if len(text) <= 100 else f"{text[:100]}…"
