@@ -117,6 +117,10 @@ class KafkaLog:
         """Return the offset that the next entry will get."""
         return self._range(topic, partition)[1]
 
+    def first(self, topic: str, *, partition: int = 0) -> int:
+        """Return the oldest offset that the brokers still keep."""
+        return self._range(topic, partition)[0]
+
     def commit_offset(self, consumer: str, topic: str, partition: int, offset: int) -> None:
         """Record the next offset that `consumer` (a consumer group) will read of a topic."""
         place = confluent_kafka.TopicPartition(topic, partition, offset)

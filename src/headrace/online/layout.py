@@ -10,6 +10,8 @@ from pathlib import Path
 
 ROLES = ("joiner", "learner", "publisher", "server")
 EVENTS, EXAMPLES, STAGED, CHANGES = "events", "examples", "staged", "changes"
+ITEMS = "items"
+"""The item catalogue, of servers that recommend."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -17,9 +19,10 @@ class RunFolder:
     """Paths of one run. Every hand-over between processes is one durable log; nothing else is shared.
 
     events.db (server → joiner), examples.db (joiner → learner, with the joiner's own state), staged.db
-    (learner → publisher), changes.db and snapshots/ (publisher → replicas), checkpoint/ (the learner's manifest),
-    statistics.preparation (what rows are prepared with, if they are), feed/ (where a played log stands), status/
-    (progress, for views; losing it loses nothing).
+    (learner → publisher), changes.db and snapshots/ (publisher → replicas), acknowledgements/ (replicas → publisher),
+    readers/ (further readers of the events → joiner), checkpoint/ (the learner's manifest), statistics.preparation
+    (what rows are prepared with, if they are), feed/ (where a played log stands), status/ (progress, for views; losing
+    it loses nothing).
     """
 
     root: Path
@@ -39,9 +42,19 @@ class RunFolder:
         return self.root / "snapshots"
 
     @property
+    def acknowledgements(self) -> Path:
+        """What each replica says it holds, one small file per replica."""
+        return self.root / "acknowledgements"
+
+    @property
     def preparation(self) -> Path:
         """The statistics that rows are prepared with; not there for models of raw rows."""
         return self.root / "statistics.preparation"
+
+    @property
+    def erasures(self) -> Path:
+        """Who is to be forgotten, and who was; the key of its hashes lies beside it."""
+        return self.root / "erasures.db"
 
     @property
     def feed(self) -> Path:

@@ -13,6 +13,7 @@ from pathlib import Path
 from headrace.config import require
 from headrace.errors import CorruptSnapshot
 from headrace.publish.change import decode, encode, merge
+from headrace.publish.durable_files import PART, remove_parts, write_whole
 from headrace.types import NO_VERSION, Change
 
 _log = logging.getLogger(__name__)
@@ -34,7 +35,7 @@ class Snapshots:
     def __init__(self, folder: Path, *, keep: int = 2) -> None:
         require(keep >= 1, "keep", got=keep, expected="a positive integer", do="Two protect against one bad file.")
         self.folder, self.keep = Path(folder), keep
-        self._warned: set[int] = set()
+        self._damaged: set[int] = set()
 
     def numbers(self) -> list[int]:
         """Return the versions that have a file, ascending."""
@@ -52,8 +53,8 @@ class Snapshots:
             except FileNotFoundError:
                 continue  # the writer removed it since we looked
             except CorruptSnapshot as error:
-                if number not in self._warned:
-                    self._warned.add(number)
+                if number not in self._damaged:
+                    self._damaged.add(number)
                     _log.warning("%s; using an older snapshot", error)
         return None
 
@@ -76,23 +77,21 @@ class Snapshots:
         return change
 
     def write(self, change: Change) -> None:
-        """Add a snapshot and remove those beyond `keep`, oldest first.
+        """Add a snapshot; remove those beyond `keep`, oldest first, and those found damaged. One process writes.
 
         Raises:
             OSError: If the disk does not take it; the snapshots before it are untouched.
         """
         assert change.full
         self.folder.mkdir(parents=True, exist_ok=True)
-        path = self._path(change.version.number)
-        temporary = path.with_suffix(".part")
-        with temporary.open("wb") as file:
-            file.write(encode(change))
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-        _sync_folder(self.folder)
-        for number in self.numbers()[: -self.keep]:
-            self._path(number).unlink(missing_ok=True)
+        remove_parts(self.folder, f"*.snapshot*{PART}")
+        write_whole(self._path(change.version.number), encode(change))
+        self._damaged.discard(change.version.number)
+        whole = [number for number in self.numbers() if number not in self._damaged]
+        for number in self.numbers():  # a damaged one must not take the place of a whole one
+            if number not in whole[-self.keep :]:
+                self._path(number).unlink(missing_ok=True)
+                self._damaged.discard(number)
 
     def _path(self, number: int) -> Path:
         return self.folder / f"{number:012d}.snapshot"
@@ -112,11 +111,3 @@ def fold(base: Change | None, changes: Iterable[Change]) -> Change | None:
             part[0] = replace(part[0], full=True)
         base = replace(merge(part if base is None else [base, *part]), notes=part[-1].notes)
     return base
-
-
-def _sync_folder(folder: Path) -> None:
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
