@@ -8,6 +8,7 @@ comes out does not depend on how many.
 from __future__ import annotations
 
 import os
+import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -42,6 +43,9 @@ ABSENT_TIME = "event_time"
 """The time column of a plain layout; without it all rows have the time 0."""
 
 MAX_WORKERS = 64
+
+KEEP_BYTES = 256 << 20
+"""Decoded rows that are kept for the next epoch, unless somebody says otherwise."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,6 +117,8 @@ class ExampleFiles:
             the batches (`workers`) while they are read.
         processes: Whether they are processes. For text with many distinct strings, where threads wait for each other.
         shuffle_rows: Least number of rows among which is shuffled, memory for about three times as many.
+        keep_bytes: Memory in which decoded units stay, so that later epochs need not read and decode them again; what
+            does not fit is read every time. Files that change meanwhile are not noticed. 0: everything is read.
 
     Raises:
         ConfigError: If there is no file, or a setting cannot work.
@@ -135,12 +141,13 @@ class ExampleFiles:
     def __init__(
         self, paths: Path | str | Sequence[Path | str], schema: Schema, layout: Layout | None = None, *,
         preparation: PreparedStatistics | None = None, workers: int = 0, processes: bool = False,
-        shuffle_rows: int = SHUFFLE_ROWS,
+        shuffle_rows: int = SHUFFLE_ROWS, keep_bytes: int = KEEP_BYTES,
     ) -> None:  # fmt: skip
         given = [paths] if isinstance(paths, (str, Path)) else list(paths)
         require(bool(given), "ExampleFiles, paths", got=given, expected="at least one file")
         require(0 <= workers <= MAX_WORKERS, "ExampleFiles, workers", got=workers, expected=f"0 to {MAX_WORKERS}")
         require(shuffle_rows >= 1, "ExampleFiles, shuffle_rows", got=shuffle_rows, expected="a positive integer")
+        require(keep_bytes >= 0, "ExampleFiles, keep_bytes", got=keep_bytes, expected="0 or more")
         check_preparation(schema, preparation)
         self.paths, self.schema, self.layout = tuple(Path(path) for path in given), schema, layout or Layout()
         self.workers, self.processes, self.shuffle_rows = workers, processes, shuffle_rows
@@ -152,6 +159,7 @@ class ExampleFiles:
         if not self._rows:
             raise DataError(f"Files {[path.name for path in self.paths]}", got="no rows", expected="at least one")
         self.decoding = Decoding.of(schema, self.layout, preparation)
+        self.kept = KeptUnits(keep_bytes)
 
     def __len__(self) -> int:
         return self._rows
@@ -224,7 +232,20 @@ class FileBatches(WindowedBatches[BatchWindow]):
             yield BatchWindow.of(parts, self.order(epoch, number, sum(len(part) for part in parts)))
 
     def _decoded(self, groups: Sequence[int]) -> Iterator[Batch]:
-        """Yield units as batches, in order."""
+        """Yield units as batches, in order; those that were kept are not read."""
+        kept, streams = self._files.kept, any(isinstance(self._files.units[group], StreamUnit) for group in groups)
+        found = [kept.get(group) for group in groups]
+        if streams and any(unit is None for unit in found):
+            found = [None] * len(groups)  # it is read from its beginning anyhow
+        fresh = self._read([group for group, unit in zip(groups, found, strict=True) if unit is None])
+        for group, unit in zip(groups, found, strict=True):
+            if unit is None:
+                unit = next(fresh)
+                kept.offer(group, unit)
+            yield unit
+
+    def _read(self, groups: Sequence[int]) -> Iterator[Batch]:
+        """Yield units as batches, in order, from their files."""
         files, decoding = self._files, self._files.decoding
         placed = [Placed(files.units[group], int(self._starts[group])) for group in groups]
         if any(isinstance(one.unit, StreamUnit) for one in placed):
@@ -237,6 +258,40 @@ class FileBatches(WindowedBatches[BatchWindow]):
 
     def _batch(self, window: BatchWindow) -> Batch:
         return window.batch
+
+
+class KeptUnits:
+    """Units that were decoded, by their number, as many as fit.
+
+    Args:
+        limit: Bytes of their tensors.
+
+    Thread-safety: any thread may get and offer.
+    """
+
+    def __init__(self, limit: int) -> None:
+        self.limit, self.bytes = limit, 0
+        self._units: dict[int, Batch] = {}
+        self._lock = threading.Lock()
+
+    def get(self, group: int) -> Batch | None:
+        """Return a unit that was kept."""
+        return self._units.get(group)
+
+    def offer(self, group: int, unit: Batch) -> None:
+        """Keep a unit if there is room."""
+        size = _bytes_of(unit) if self.bytes < self.limit else 0
+        with self._lock:
+            if 0 < size <= self.limit - self.bytes and group not in self._units:
+                self._units[group] = unit
+                self.bytes += size
+
+
+def _bytes_of(unit: Batch) -> int:
+    columns = [getattr(unit, item.name) for item in fields(Batch) if item.name not in _NESTED]
+    lists = [part for jagged in unit.ids.values() for part in (jagged.values, jagged.offsets)]
+    tensors = {id(part): part for part in (*columns, *lists, *unit.extra.values())}  # features may share offsets
+    return sum(part.numel() * part.element_size() for part in tensors.values())
 
 
 def in_threads(task: Callable[[Item], Result], items: Iterable[Item], limit: Callable[[], int]) -> Iterator[Result]:

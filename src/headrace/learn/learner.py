@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import cast
@@ -118,6 +119,11 @@ class RankLearner:
         """Examples learned so far: the offset in the example log after the last one."""
         return self._examples
 
+    @property
+    def version(self) -> int:
+        """Number of the newest version that changes were told of; -1 before the first."""
+        return self._marks.newest
+
     def learn(self, batch: Batch) -> Loss:
         """Learn one step from the batch.
 
@@ -166,7 +172,8 @@ class RankLearner:
     def _gradients(self, batch: Batch, examples: int) -> Loss:
         """Compute loss and gradients over the examples of all ranks; raise unless every one of them is finite."""
         self._drop_gradients()
-        self.model.train()
+        if not self.model.training:  # a walk over all modules, every step
+            self.model.train()
         scale = examples if self.config.row_gradients == "sum" else 1
         if self._slices is not None:
             loss = self._slices.backward(batch, scale / examples)
@@ -180,9 +187,10 @@ class RankLearner:
                 (loss.total * (scale * (len(batch) / examples))).backward()  # type: ignore[no-untyped-call]
         self._together.add_gradients(self.model)
         gradients = {name: p.grad for name, p in self.model.named_parameters() if p.grad is not None}
-        for name, gradient in gradients.items():
-            gradient.div_(scale)
-            self._require_finite(gradient, batch, f"NaN or infinity in the gradient of '{name}'")
+        if scale != 1:
+            for gradient in gradients.values():
+                gradient.div_(scale)
+        self._require_finite_gradients(gradients, batch)
         return Loss(total, loss.parts, None if loss.logits is None else loss.logits.detach())
 
     def _apply(self, batch: Batch, loss: Loss) -> None:
@@ -236,6 +244,14 @@ class RankLearner:
             known_B, positive_B = batch.accepted_times > 0, batch.labels > 0
             self._positives.add(batch.accepted_times[known_B & positive_B])
             self._negatives.add(batch.accepted_times[known_B & ~positive_B])
+
+    def _require_finite_gradients(self, gradients: Mapping[str, Tensor], batch: Batch) -> None:
+        """Look at sums first: a number that is not finite makes a sum that is not; but so may large finite ones."""
+        sums = [gradient.sum() for gradient in gradients.values()]
+        if not sums or math.isfinite(sum(torch.stack([one.double() for one in sums]).tolist())):
+            return
+        for name, gradient in gradients.items():
+            self._require_finite(gradient, batch, f"NaN or infinity in the gradient of '{name}'")
 
     @staticmethod
     def _require_finite(values: Tensor, batch: Batch, got: str) -> None:

@@ -232,3 +232,35 @@ def test_tasks_keep_their_order_and_errors_their_place() -> None:
         for number in in_threads(task, range(9), lambda: next(limits)):
             done.append(number)
     assert done == [0, 1, 2, 3, 4]
+
+
+class TestKeeping:
+    def test_units_are_decoded_once(self, tmp_path: Path) -> None:
+        path = parquet(tmp_path)
+        files = ExampleFiles(path, SCHEMA, LAYOUT)
+        first = [batch.labels for batch in files.batches(64)]
+        path.write_bytes(b"gone")
+        assert all(torch.equal(a, b.labels) for a, b in zip(first, files.batches(64), strict=True))
+
+    @pytest.mark.parametrize("make", [parquet, csv, arrow])
+    def test_what_fits_changes_nothing(self, tmp_path: Path, make: Callable[[Path], Path]) -> None:
+        path = make(tmp_path)
+        plain = list(ExampleFiles(path, SCHEMA, LAYOUT, keep_bytes=0).batches(64, 3, epochs=3))
+        part = ExampleFiles(path, SCHEMA, LAYOUT, keep_bytes=20_000)
+        for kept in (part, ExampleFiles(path, SCHEMA, LAYOUT)):
+            for one, two in zip(plain, kept.batches(64, 3, epochs=3), strict=True):
+                assert_same_state(vars_of(one), vars_of(two))
+        assert 0 < part.kept.bytes <= 20_000
+
+    def test_a_stream_that_is_not_whole_in_memory_is_read_from_its_beginning(self, tmp_path: Path) -> None:
+        path = tmp_path / "rows.csv.gz"
+        path.write_bytes(gzip.compress(csv(tmp_path).read_bytes()))
+        files = ExampleFiles(path, SCHEMA, LAYOUT, keep_bytes=1)
+        first, second = (torch.cat([batch.labels for batch in files.batches(64)]) for _ in range(2))
+        assert torch.equal(first, second)
+
+
+def vars_of(batch: Batch) -> dict[str, object]:
+    lists = {name: [jagged.values, jagged.offsets] for name, jagged in batch.ids.items()}
+    return {"ids": lists, "labels": batch.labels, "dense": batch.dense, "times": batch.event_times,
+            "buy": batch.extra.get("label/buy", batch.labels)}  # fmt: skip
