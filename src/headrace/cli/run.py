@@ -31,6 +31,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("settings", nargs="*", metavar="name=value", help="the recipe's own parameters")
     parser.add_argument("--folder", type=Path, help="run folder; a run continues there (default: runs/<name>-<hash>)")
     parser.add_argument("--role", choices=PROCESS_ROLES, help="run only this process of the production layout")
+    parser.add_argument("--changes", metavar="PLACE", action="append", default=[], help="with --role publisher: copy "
+                        "every version to this folder, or kafka://broker:9092/topic?snapshots=PATH, for replicas of "
+                        "other machines; may be given several times")  # fmt: skip
     parser.add_argument("--json", action="store_true", help="print the report as one JSON object")
     add_search_arguments(parser)
 
@@ -60,6 +63,8 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.search is not None:
         require(arguments.role is None, "--role", got=arguments.role, expected="none, with --search")
         return run_search(arguments)
+    require(not arguments.changes or arguments.role == "publisher", "--changes", got=arguments.changes,
+            expected="nothing, but with --role publisher", do="The publisher alone copies versions.")  # fmt: skip
     config = build(find_recipe(arguments.recipe), arguments.settings)
     folder = run_folder(config, arguments.folder)
     stop = stop_on_signals()
@@ -72,7 +77,7 @@ def run(arguments: argparse.Namespace) -> int:
         run_joiner(config, folder, stop)
         return 0
     if arguments.role == "publisher":
-        run_publisher(config, folder, stop)
+        run_publisher(config, folder, stop, copies=arguments.changes)
         return 0
     if arguments.role == "learner":
         report = run_learner(config, folder, stop)

@@ -16,6 +16,7 @@ from headrace.online.config import OnlineConfig
 from headrace.online.layout import RunFolder
 from headrace.protocols import Table
 from headrace.publish import Replica
+from headrace.publish.replica import Mode
 from headrace.serve import RankPredictor
 from headrace.store import EmbeddingCollection, FeatureLookup, TableConfig, open_table
 
@@ -88,14 +89,19 @@ class Serving:
     predictor: RankPredictor
 
 
-def open_serving(config: OnlineConfig) -> Serving:
-    """Return an empty replica and its predictor; it answers after the first version was applied."""
+def open_serving(config: OnlineConfig, *, mode: Mode = "consistent") -> Serving:
+    """Return an empty replica and its predictor; it answers after the first version was applied.
+
+    Args:
+        config: The run.
+        mode: Whether rows and dense tensors are held together; see `Replica`.
+    """
     tables = open_tables(config, serving=True)
     collection = embedding(config.schema, tables)
     model = seeded_model(config, collection).eval()
     if config.audit:
         tables[LEDGER] = open_ledger(serving=True)
-    replica = Replica(tables, model)
+    replica = Replica(tables, model, mode=mode)
     rate = config.join.negative_rate if config.correction == "serving" else 1.0
     predictor = RankPredictor(model, replica, config.schema, negative_rate=rate, preparation=config.preparation)
     return Serving(replica, predictor)

@@ -8,11 +8,13 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from headrace.errors import RowRuleMismatch, VersionError, nearest
+from headrace.errors import RowRuleMismatch, StaleError, VersionError, nearest
 from headrace.types import Change
 
 TABLE = "table/"
 """Prefix of the entries of `Change.spec` that hold `TableConfig.spec()`, by table name."""
+RELOAD = "reload"
+"""Note of a version whose removed ids were overwritten: who has not passed it has to load a snapshot."""
 
 
 def check_tables(change: Change, tables: Mapping[str, object]) -> None:
@@ -80,6 +82,17 @@ def check_dense(change: Change, dense: Mapping[str, Tensor], *, whole: bool) -> 
     if lacking:
         raise VersionError(f"{what}s", got=f"none called {lacking}", expected="all of the model, in a full change",
                            do="Serve it with the model it was learned with.")  # fmt: skip
+
+
+def check_reload(change: Change) -> None:
+    """Refuse, for a replica that follows the log, a version that cannot be followed any more.
+
+    Raises:
+        StaleError: If its removed ids were overwritten; a snapshot holds their effect.
+    """
+    if RELOAD in change.notes:
+        raise StaleError(f"Change {change.version.number}", got="an erasure whose ids were overwritten since",
+                         expected="a replica that has applied it already", do="Load a snapshot.")  # fmt: skip
 
 
 def _unknown(what: str, name: str, known: Mapping[str, object], with_what: str) -> VersionError:

@@ -5,19 +5,23 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import Protocol, runtime_checkable
+from typing import Literal, Protocol, TypeAlias, runtime_checkable
 
 import torch
 from torch import Tensor, nn
 
-from headrace.errors import ConfigError, GapError, StaleError, VersionError
+from headrace.config import known_name
+from headrace.errors import ConfigError, CorruptSnapshot, GapError, StaleError, VersionError
 from headrace.protocols import Table
-from headrace.publish.agreement import check_dense, check_rows, check_tables
+from headrace.publish.agreement import check_dense, check_reload, check_rows, check_tables
 from headrace.publish.change import check, follows
+from headrace.publish.difference import difference, pieces
 from headrace.publish.gate import Gate
-from headrace.types import NO_VERSION, Change, Version
+from headrace.types import NO_VERSION, Change, RowChange, Version
 
 SNAPSHOT_TRIES = 5
+Mode: TypeAlias = Literal["consistent", "eventual"]
+MODES = ("consistent", "eventual")
 
 
 @runtime_checkable
@@ -56,8 +60,8 @@ class ChangeSource(Protocol):
         """Return the newest snapshot as a full change."""
         ...
 
-    def published_at(self) -> int:
-        """Return the wall-clock µs at which the newest version became durable; 0 when there is none."""
+    def published_at(self, number: int | None = None) -> int:
+        """Return the wall-clock µs at which a version (None: the newest) became durable; 0 when that is unknown."""
         ...
 
 
@@ -67,22 +71,32 @@ class Replica:
     `apply` checks a change whole before it touches anything, then moves while no reader is inside; `reading` holds
     the version still. So whatever is computed inside one `reading` block comes from one version, sparse and dense.
 
+    With `mode="eventual"` readers never wait for rows: these are put a few thousand at a time while requests are
+    answered, and the dense tensors follow in one go. A version is told only when all of it is in place, so an answer's
+    version is what it has at least; some of its rows may already be those of the next one, with the dense tensors of
+    the version told. It is for tables so large, or changes so frequent, that even a short wait is too long.
+
     Args:
         tables: Serving tables by name; nobody else may write to them.
         dense: The module whose parameters and buffers follow, or tensors by name, or None.
+        mode: Whether sparse and dense are held together (`consistent`), or rows go ahead (`eventual`).
 
     Raises:
-        ConfigError: If rows cannot be put into a table from outside.
+        ConfigError: If rows cannot be put into a table from outside, or the mode is unknown.
 
     Thread-safety: any number of threads may read while others apply.
 
-    Cost: readers wait while rows are assigned, not while a change is read or checked. A full change clears and fills
-        the tables, so it holds readers up for as long as all its rows take; deltas are the normal case.
+    Cost: readers wait while rows are assigned, not while a change is read or checked. Of a full change only the rows
+        that differ from those held are assigned, so that readers wait for what has changed and not for the whole
+        table; finding them takes a copy of the table's rows. Tables that cannot list their rows are cleared and filled.
     """
 
     def __init__(
-        self, tables: Mapping[str, Table], dense: nn.Module | Mapping[str, Tensor] | None = None
+        self, tables: Mapping[str, Table], dense: nn.Module | Mapping[str, Tensor] | None = None, *,
+        mode: Mode = "consistent",
     ) -> None:  # fmt: skip
+        known_name("mode", mode, MODES)
+        self.mode: Mode = mode
         self.tables: dict[str, ServingTable] = {}
         for name, table in tables.items():
             if not isinstance(table, ServingTable):
@@ -92,6 +106,7 @@ class Replica:
         held = dense.state_dict(keep_vars=True) if isinstance(dense, nn.Module) else dict(dense or {})
         self.dense: dict[str, Tensor] = {name: value for name, value in held.items() if isinstance(value, Tensor)}
         self._judges: list[Callable[[Change], None]] = []
+        self._parts: list[Callable[[Change], Callable[[], None]]] = []
         self._version, self._spec, self._torn = Version(NO_VERSION), dict[str, str](), False
         self._gate, self._applying = Gate(), threading.Lock()
 
@@ -108,6 +123,22 @@ class Replica:
     def add_check(self, judge: Callable[[Change], None]) -> None:
         """Have every change judged before it is applied; `judge` raises a HeadraceError to refuse it."""
         self._judges.append(judge)
+
+    def add_part(self, prepare: Callable[[Change], Callable[[], None]]) -> None:
+        """Have something else move with the versions, such as an index over rows.
+
+        Args:
+            prepare: Called with every change that is about to be applied, beside readers; what it returns is called
+                once the replica has moved, while no reader is inside. If the change cannot be applied after all, it
+                is not called, and `prepare` is given the same or another change later.
+        """
+        self._parts.append(prepare)
+
+    @contextmanager
+    def still(self) -> Iterator[Version]:
+        """Keep the replica from moving for the length of the block, without being a reader; -1 before the first."""
+        with self._applying:
+            yield self._version
 
     @contextmanager
     def reading(self) -> Iterator[Version]:
@@ -143,8 +174,17 @@ class Replica:
                     do="Use catch_up, which reads what is missing from the log or a snapshot.",
                 )  # fmt: skip
             self._check(change)
+            tables, whole = change.tables, self._replaces(change)
+            if whole and self._version.number >= 0 and (found := difference(tables, self.tables)) is not None:
+                tables, whole = found, False
+            if self.mode == "eventual" and not whole:
+                self._move_rows(tables)  # if it fails in the middle, the same change puts them again
+                tables = {}
+            moves = [prepare(change) for prepare in self._parts]
             with self._gate.alone():
-                self._move(change)
+                self._move(change, tables, whole)
+                for move in moves:
+                    move()
 
     def catch_up(self, source: ChangeSource, *, on_applied: Callable[[Change], None] | None = None) -> int:
         """Move to the newest version that `source` has, from its snapshot where the log does not reach back.
@@ -165,9 +205,10 @@ class Replica:
                 applied += self._apply_one(first, on_applied)
             try:
                 for change in source.read_since(self._version.number):
+                    check_reload(change)
                     applied += self._apply_one(change, on_applied)
                 return applied
-            except StaleError:
+            except (StaleError, CorruptSnapshot):  # a damaged change is as good as one that is gone
                 snapshot = source.snapshot()
                 if snapshot is None or snapshot.version.number <= self._version.number:
                     raise
@@ -201,18 +242,23 @@ class Replica:
     def _replaces(change: Change) -> bool:
         return change.full or change.version.parent == NO_VERSION
 
-    def _move(self, change: Change) -> None:
+    def _move_rows(self, tables: Mapping[str, RowChange]) -> None:
+        for name, rows in tables.items():
+            for piece in pieces(rows):
+                self._put(name, piece)
+
+    def _put(self, name: str, rows: RowChange) -> None:
+        if len(rows.removed):
+            self.tables[name].remove(rows.removed)
+        if len(rows.ids):
+            self.tables[name].assign(rows.ids, rows.rows)
+
+    def _move(self, change: Change, tables: Mapping[str, RowChange], whole: bool) -> None:
         try:
-            for name, table in self.tables.items():
-                if self._replaces(change):
-                    table.clear()
-                rows = change.tables.get(name)
-                if rows is None:
-                    continue
-                if len(rows.removed):
-                    table.remove(rows.removed)
-                if len(rows.ids):
-                    table.assign(rows.ids, rows.rows)
+            for table in self.tables.values() if whole else ():
+                table.clear()
+            for name, rows in tables.items():
+                self._put(name, rows)
             with torch.no_grad():
                 for name, tensor in change.dense.items():
                     self.dense[name].copy_(tensor)
