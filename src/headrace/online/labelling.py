@@ -36,7 +36,7 @@ from headrace.learn import CommitteeConfig, CommitteeLearner, LearnerConfig, Man
 from headrace.loop import EveryExamples, Loop, run
 from headrace.nn import LinearTasks
 from headrace.online.layout import CHANGES, EVENTS, RunFolder
-from headrace.publish import ChangeReader, LogPublisher, Replica
+from headrace.publish import ChangeReader, LogPublisher, Replica, Sluice
 from headrace.serve import Asking, QuestionConfig, QuestionPool, RankPredictor, ServeConfig, create_app, run_server
 from headrace.store import SGD, EmbeddingCollection, FeatureLookup, TableConfig, Zeros, open_table
 from headrace.types import Events
@@ -134,7 +134,7 @@ class Labelling:
         self.config, self.folder = config, folder
         folder.root.mkdir(parents=True, exist_ok=True)
         self.events = EmbeddedLog(folder.log(EVENTS))
-        self.publisher = LogPublisher(EmbeddedLog(folder.log(CHANGES)), folder.snapshots)
+        self.publisher = Sluice(LogPublisher(EmbeddedLog(folder.log(CHANGES)), folder.snapshots))
         model, collection = self._model(serving=False)
         self.learner = CommitteeLearner(model, collection, config.committee, LearnerConfig(schema=config.schema))
         pool = QuestionPool(config.pool, config.schema, config.shown)

@@ -34,7 +34,7 @@ from headrace.online.build import embedding, keep_preparation, open_tables, seed
 from headrace.online.layout import CHANGES, RunFolder
 from headrace.online.offline import newest_predictor
 from headrace.online.roles import open_log
-from headrace.publish import LogPublisher
+from headrace.publish import LogPublisher, Sluice
 from headrace.ranking.config import FitConfig
 from headrace.ranking.examples import Splits
 from headrace.ranking.judge import judge
@@ -295,7 +295,7 @@ class RankerFit:
         served = self.config.served()
         with open_log(served, folder, CHANGES) as log:
             publisher = LogPublisher(log, snapshots=folder.snapshots, snapshot_every=served.snapshot_every)
-            publisher.publish(self.learner.changes(Version(-1)))
+            Sluice(publisher).publish(self.learner.changes(Version(-1)))
 
     def _save(self, *, finished: bool = False) -> None:
         if self._checkpoint is None:
