@@ -40,6 +40,8 @@ from headrace.data.spanning import (
     spanning_weights,
 )
 from headrace.data.statistics_file import load_statistics, save_statistics
+from headrace.data.text import TextCodec, jagged
+from headrace.data.token_columns import number_column, numbers_of, token_column, tokens_of
 from headrace.data.tree_belief import tree_correlations, tree_distances
 
 __all__ = [
@@ -86,6 +88,7 @@ __all__ = [
     "Schema",
     "SequenceFeature",
     "TableSource",
+    "TextCodec",
     "TextFeature",
     "TimeSplit",
     "collate",
@@ -93,8 +96,11 @@ __all__ = [
     "effective_resistances",
     "example_ids",
     "hash_strings",
+    "jagged",
     "load_statistics",
     "maximum_forest",
+    "number_column",
+    "numbers_of",
     "plan",
     "prepare",
     "random_forests",
@@ -102,6 +108,8 @@ __all__ = [
     "save_statistics",
     "sha256",
     "spanning_weights",
+    "token_column",
+    "tokens_of",
     "tree_correlations",
     "tree_distances",
 ]

@@ -8,7 +8,9 @@ from headrace.serve.client_calls import ClientConfig, Ranked
 from headrace.serve.event_writer import EventWriter, Written
 from headrace.serve.flow_predictor import FlowPredictor
 from headrace.serve.follow import Follower
+from headrace.serve.generate import Completions, GenerateConfig, generate
 from headrace.serve.http import create_app
+from headrace.serve.language import LanguagePredictor
 from headrace.serve.predictor import RankPredictor
 from headrace.serve.question_pool import QuestionPool
 from headrace.serve.questions import Answer, Asking, QuestionConfig, QuestionDesk
@@ -28,10 +30,13 @@ __all__ = [
     "AuditLog",
     "Client",
     "ClientConfig",
+    "Completions",
     "Drawn",
     "EventWriter",
     "FlowPredictor",
     "Follower",
+    "GenerateConfig",
+    "LanguagePredictor",
     "Move",
     "OneNoise",
     "QuestionConfig",
@@ -49,6 +54,7 @@ __all__ = [
     "Written",
     "bind",
     "create_app",
+    "generate",
     "make_token",
     "run_server",
     "sample",
