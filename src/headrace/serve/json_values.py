@@ -67,7 +67,7 @@ def number_of(name: str, value: object) -> float | None:
         return None
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         raise SchemaError(f"Field '{name}'", got=short(value), expected="a number")
-    if not math.isfinite(value) or abs(value) > 3e38:
+    if abs(value) > 3e38 or not math.isfinite(value):  # in this order: an integer may be too long for a float
         raise SchemaError(f"Field '{name}'", got=short(value), expected="a finite number")
     return float(value)
 

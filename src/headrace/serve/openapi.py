@@ -19,7 +19,7 @@ JSON = "application/json"
 ARROW = "application/vnd.apache.arrow.stream"
 Json = dict[str, Any]
 INT64: Json = {"type": "integer", "format": "int64", "minimum": -(2**63), "maximum": 2**63 - 1}
-TIME: Json = {"type": "integer", "format": "int64", "minimum": 0, "maximum": 2**63 - 1,
+TIME: Json = {"type": ["integer", "null"], "format": "int64", "minimum": 0, "maximum": 2**63 - 1,
               "description": "Microseconds since the epoch (UTC). Absent: now."}  # fmt: skip
 NAME: Json = {"type": "string", "minLength": 1, "maxLength": 1024}
 NUMBER: Json = {"type": "number", "minimum": -3e38, "maximum": 3e38}
@@ -29,6 +29,11 @@ TAKEN: Json = {"type": "object", "required": ["accepted", "duplicates"], "additi
 ERROR: Json = {
     "type": "object", "required": ["what", "got", "expected", "do"], "additionalProperties": False,
     "properties": {name: {"type": "string"} for name in ("what", "got", "expected", "do")},
+}  # fmt: skip
+BEHIND: Json = {
+    **ERROR, "required": [*ERROR["required"], "version", "arm"],
+    "properties": {**ERROR["properties"], "version": {"type": "integer"}, "arm": {"type": "string"}},
+    "description": "The version that answers is older than `min_version`; nothing was logged.",
 }  # fmt: skip
 REASONS = {
     400: "The request is wrong; nothing was taken.", 401: "No token, or one that is not known.",
@@ -160,7 +165,7 @@ class ModelSchemas:
     def feature(self, name: str) -> Json:
         """Return what a column of a request may hold."""
         if name in self._numbers:
-            return {"anyOf": [NUMBER, {"type": "null"}]}
+            return {"anyOf": [{"type": "number"}, {"type": "null"}]}
         kinds = [_kind(kind) for kind in self.columns.choices(name)]
         return {"anyOf": [*kinds, {"type": "null"}]}
 
@@ -191,11 +196,13 @@ class ModelSchemas:
             "type": "object", "required": ["candidates"], "additionalProperties": False,
             "description": f"Needed of every candidate, in one of the three places: {', '.join(self._needed())}.",
             "properties": {
-                "key": {**NAME, "description": "Names the request; feedback repeats it. Absent: the server makes one."},
+                "key": {**NAME, "type": ["string", "null"],
+                        "description": "Names the request; feedback repeats it. Absent: the server makes one."},
                 "user": {"anyOf": [self.features("Features of the user."), {"type": "null"}]},
                 "context": {"anyOf": [self.features("Features of the situation."), {"type": "null"}]},
                 "candidates": {"type": "array", "minItems": 1, "maxItems": self.max_rows, "items": self.candidate()},
-                "event_time": TIME, "log_impressions": {"type": "boolean"}, "min_version": COUNT,
+                "event_time": TIME, "log_impressions": {"type": ["boolean", "null"]},
+                "min_version": COUNT,
             },
         }  # fmt: skip
 
@@ -239,4 +246,4 @@ def _kind(kind: pa.DataType) -> Json:
         return {"type": "array", "items": {"anyOf": [_kind(kind.value_type), {"type": "null"}]}}
     if pa.types.is_string(kind):
         return {"type": "string"}
-    return INT64 if pa.types.is_integer(kind) else NUMBER
+    return INT64 if pa.types.is_integer(kind) else {"type": "number"}

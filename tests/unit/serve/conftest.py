@@ -17,7 +17,7 @@ from headrace.data.features import DenseFeature, IdFeature, MultiIdFeature, Sche
 from headrace.data.log import EmbeddedLog
 from headrace.nn import DeepFM
 from headrace.publish import ChangeReader, LogPublisher, Replica
-from headrace.serve import Client, RankPredictor, ServeConfig, create_app, run_server
+from headrace.serve import AccessConfig, Client, RankPredictor, ServeConfig, create_app, run_server
 from headrace.serve.service import RankService
 from headrace.store import EmbeddingCollection, FeatureLookup, TableConfig, open_table
 from headrace.types import Change, Events, RowChange, Version
@@ -114,29 +114,33 @@ class House:
         assert not self.thread.is_alive()
 
 
-def open_house(folder: Path, config: ServeConfig | None = None, *, first: bool = True) -> House:
-    """Serve what `folder` has; `first` publishes version 0 if nothing was published."""
+def open_house(
+    folder: Path, config: ServeConfig | None = None, *, first: bool = True, access: AccessConfig | None = None,
+    token: str | None = None,
+) -> House:  # fmt: skip
+    """Serve what `folder` has; `first` publishes version 0 if nothing was published; `token` is the clients'."""
     log = EmbeddedLog(folder / "events.db", durability="process")
     publisher = LogPublisher(EmbeddedLog(folder / "changes.db", durability="process"), folder / "snapshots")
     if first and publisher.last().number < 0:
         publisher.publish(made(0))
     reader = ChangeReader(EmbeddedLog(folder / "changes.db", durability="process"), folder / "snapshots")
-    app = create_app(build(), log, config, changes=reader)
+    app = create_app(build(), log, config, changes=reader, access=access)
     ready: queue.Queue[str] = queue.Queue()
     stop = threading.Event()
-    thread = threading.Thread(target=run_server, args=(app,), kwargs={"port": 0, "on_ready": ready.put, "stop": stop})
+    options = {"port": 0, "on_ready": ready.put, "stop": stop, "access": access}
+    thread = threading.Thread(target=run_server, args=(app,), kwargs=options)
     thread.start()
     url = ready.get(timeout=20)
-    http = httpx.Client(base_url=url, trust_env=False)
-    return House(http, Client(url), log, publisher, app.state.service, thread, stop)
+    http = httpx.Client(base_url=url, trust_env=False, headers={"authorization": f"Bearer {token}"} if token else {})
+    return House(http, Client(url, token=token), log, publisher, app.state.service, thread, stop)
 
 
 @pytest.fixture
 def make_house(tmp_path: Path) -> Iterator[Callable[..., House]]:
     opened: list[House] = []
 
-    def make(config: ServeConfig | None = None, *, first: bool = True, name: str = "run") -> House:
-        opened.append(open_house(tmp_path / name, config, first=first))
+    def make(config: ServeConfig | None = None, *, name: str = "run", **options: object) -> House:
+        opened.append(open_house(tmp_path / name, config, **options))
         return opened[-1]
 
     yield make
