@@ -8,6 +8,7 @@ event comes in while it is newer than the watermark; their order is a function o
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import fields
 
 import numpy as np
@@ -37,7 +38,9 @@ from headrace.types import Events, State
 __all__ = ["EventJoin", "EventJoiner", "JoinConfig", "JoinStats"]
 
 Integers = npt.NDArray[np.int64]
+Mask = npt.NDArray[np.bool_]
 NO_TIME = -(1 << 62)
+ERASE_ROWS = 1 << 16
 EMPTY: Integers = np.zeros(0, dtype=np.int64)
 
 
@@ -128,8 +131,31 @@ class EventJoin:
             late=counts.late_impressions + counts.late_actions, orphan=counts.orphan_actions,
             duplicate=counts.duplicate_impressions + counts.duplicate_actions,
             other=counts.other_rows + counts.ahead_rows, watermark=self.watermark if seen else -1,
-            newest=self._newest if seen else -1, oldest_pending=oldest,
+            newest=self._newest if seen else -1, oldest_pending=oldest, erased=counts.erased,
         )  # fmt: skip
+
+    def erase(self, chosen: Callable[[pa.RecordBatch], Mask]) -> int:
+        """Drop the pending impressions that `chosen` picks, and every copy of their rows, on disk as well.
+
+        They count as closed: an action on one of them is late, and the same impression again a duplicate.
+
+        Args:
+            chosen: Given rows of impressions, returns which of them (N,) go.
+
+        Returns:
+            Impressions dropped.
+
+        Cost: reads and writes the rows of all pending impressions once.
+        """
+        numbers, gone = self._ledger.pending_numbers(), [EMPTY]
+        for start in range(0, len(numbers), ERASE_ROWS):
+            part = numbers[start : start + ERASE_ROWS]
+            gone.append(part[chosen(self._ledger.rows(part))])
+        dropped = np.concatenate(gone)
+        self._ledger.mark(dropped, CLOSED)
+        self.counts.erased += len(dropped)
+        self.restore(self.state())  # a chunk keeps rows until all of it is closed; a fresh ledger has the pending only
+        return len(dropped)
 
     def close(self) -> None:
         """Delete the disk tier's files; the join cannot be used afterwards."""
@@ -273,7 +299,7 @@ class EventJoin:
             ledger.settle(NO_TIME)  # spills as it fills
         self._columns, self._waiting, self._ledger = columns, waiting, ledger
         self._newest, self._floor = int(state["newest"]), int(state["floor"])  # type: ignore[arg-type]
-        self.counts = JoinCounts(**{item.name: int(state["counts"][item.name]) for item in fields(JoinCounts)})  # type: ignore[arg-type]
+        self.counts = JoinCounts(**{item.name: int(state["counts"].get(item.name, 0)) for item in fields(JoinCounts)})  # type: ignore[arg-type]
 
     def _settings(self) -> State:
         config = self.config

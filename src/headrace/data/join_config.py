@@ -74,6 +74,7 @@ class JoinCounts:
     duplicate_actions: int = 0
     other_rows: int = 0
     ahead_rows: int = 0
+    erased: int = 0
 
     def to_dict(self) -> dict[str, int]:
         """Return the counts by name."""
@@ -92,6 +93,7 @@ class JoinStats:
         orphan: Actions whose impression never came, or that precede it.
         duplicate: Repeated impressions, and actions on an example that is positive already.
         other: Rows of kinds that the join does not use, and rows from clocks that run ahead.
+        erased: Pending impressions dropped because their user was erased.
         watermark, newest: Event times, µs; -1 before the first event.
         oldest_pending: Event time of the oldest pending impression, -1 when there is none.
     """
@@ -110,6 +112,7 @@ class JoinStats:
     watermark: int
     newest: int
     oldest_pending: int
+    erased: int = 0
 
     def watermark_lag_s(self, now: int) -> float:
         """Return how far the watermark is behind `now` (µs), in seconds; NaN before the first event."""

@@ -16,6 +16,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 from headrace.data.join import EventJoin
+from headrace.data.join_erasures import JoinErasures
 from headrace.data.join_state import decode_state, encode_state
 from headrace.data.log import EmbeddedLog, Transaction
 from headrace.data.log_entry import Entry, EntryLog
@@ -83,6 +84,7 @@ def join_log(
     stop: Callable[[], bool] | None = None,
     on_progress: Callable[[JoinProgress], None] | None = None,
     idle_s: float = 0.02,
+    erasures: JoinErasures | None = None,
 ) -> JoinProgress:
     """Join a topic of events into a topic of examples until it is closed and drained, or `stop` says so.
 
@@ -103,6 +105,7 @@ def join_log(
         stop: Asked between transactions.
         on_progress: Called after every transaction, and while waiting.
         idle_s: Sleep when there is nothing to read.
+        erasures: Users to be forgotten; None: rows of kind `erasure` mean nothing.
 
     Raises:
         JoinError: If the event log no longer gives the examples that were emitted, if somebody else wrote to the
@@ -112,9 +115,12 @@ def join_log(
     """
     if snapshot_every < 1:
         raise ConfigError("snapshot_every", got=snapshot_every, expected="a positive number of entries")
-    process = _JoinerProcess(events, in_topic, examples, out_topic, join, _Settings(consumer, snapshot_every))
+    process = _JoinerProcess(events, in_topic, examples, out_topic, join,
+                             _Settings(consumer, snapshot_every, erasures))  # fmt: skip
     process.recover()
     while not process.progress.ended and not (stop and stop()):
+        if erasures is not None:
+            erasures.announce(events, in_topic)
         entries = events.read(in_topic, process.progress.offset, limit=GROUP_ENTRIES)
         if entries:
             process.take(entries)
@@ -141,6 +147,7 @@ def retained_from(examples: EmbeddedLog, consumer: str = "joiner") -> int:
 class _Settings:
     consumer: str
     snapshot_every: int
+    erasures: JoinErasures | None
 
 
 class _JoinerProcess:
@@ -152,6 +159,7 @@ class _JoinerProcess:
         self.join, self.settings = join, settings
         self.progress = JoinProgress()
         self._snapshot = JoinProgress()
+        self._begun: list[int] = []
 
     def recover(self) -> None:
         """Bring the join to where the example log stands, and check that it is the same place."""
@@ -167,6 +175,8 @@ class _JoinerProcess:
             assert isinstance(inner, dict)
             self.join.restore(inner)
             self.progress = self._snapshot = _progress_in(state)
+            if self.settings.erasures is not None:
+                self.settings.erasures.restore(_numbers(state.get("erased", [])))
         while self.progress.offset < recorded.offset:
             wanted = min(GROUP_ENTRIES, recorded.offset - self.progress.offset)
             entries = self.events.read(self.in_topic, self.progress.offset, limit=wanted)
@@ -181,6 +191,9 @@ class _JoinerProcess:
                 f"Example topic '{self.out_topic}'", got=f"{self.examples.rows(self.out_topic)} rows",
                 expected=f"the {recorded.examples} that joiner '{name}' wrote", do="Give each joiner its own topic.",
             )  # fmt: skip
+        if self.settings.erasures is not None:
+            self._begun = self.settings.erasures.unmarked()
+            self._mark()
         if recorded.offset:
             _log.info("joiner '%s' goes on at entry %d after %d examples", name, recorded.offset, recorded.examples)
 
@@ -200,6 +213,13 @@ class _JoinerProcess:
             self._record(write)
             if self._snapshot_due():
                 self._keep_state(write)
+        self._mark()
+
+    def _mark(self) -> None:
+        """Tell the book what has been passed, now that it is durable here."""
+        if self._begun and self.settings.erasures is not None:
+            self.settings.erasures.passed(self._begun, self.progress.offset)
+            self._begun = []
 
     def end(self) -> None:
         """Flush the join and close the example topic."""
@@ -211,7 +231,9 @@ class _JoinerProcess:
                 write.append(self.out_topic, examples)
             write.close_topic(self.out_topic)
             self._record(write)
+            write.drop_state(f"{self.settings.consumer}/state")  # nobody starts from it any more
         self.join.close()
+        self._mark()
 
     def pause(self) -> None:
         """Keep the state at an orderly stop, so that the next start reads nothing again."""
@@ -224,7 +246,8 @@ class _JoinerProcess:
     def _step(self, entry: Entry) -> Events | None:
         try:
             rows = entry.stamped()
-            examples = self.join.push(rows)
+            kept = self._without_erased(rows)
+            examples = self.join.push(kept) if len(kept) or not len(rows) else None
         except JoinError as error:
             raise JoinError(
                 f"Topic '{self.in_topic}', entry {entry.offset}: {error.what}", got=error.got, expected=error.expected,
@@ -232,6 +255,16 @@ class _JoinerProcess:
             ) from error  # fmt: skip
         self.progress = self.progress.after(entry, len(rows), examples)
         return examples
+
+    def _without_erased(self, rows: Events) -> Events:
+        """Return the rows that may be joined; where an erasure begins, the join drops what it holds of the user."""
+        if self.settings.erasures is None:
+            return rows
+        kept, begun = self.settings.erasures.take(rows)
+        if begun:
+            self.join.erase(self.settings.erasures.chosen)
+            self._begun += begun
+        return kept
 
     def _claim(self, write: Transaction, before: JoinProgress) -> None:
         # Inside the transaction, so that of two joiners under one name only one can ever go on.
@@ -247,12 +280,16 @@ class _JoinerProcess:
         write.put_state(f"{self.settings.consumer}/progress", self.progress.to_bytes())
 
     def _snapshot_due(self) -> bool:
+        if self._begun:
+            return True  # the earlier state, and the entries behind it, hold what was just forgotten
         if self.progress.offset - self._snapshot.offset < self.settings.snapshot_every:
             return False
         return self.progress.rows - self._snapshot.rows >= self.join.stats().pending
 
     def _keep_state(self, write: Transaction) -> None:
         state: State = {"join": self.join.state(), "progress": self.progress.to_bytes()}
+        if self.settings.erasures is not None:
+            state["erased"] = sorted(self.settings.erasures.active)
         write.put_state(f"{self.settings.consumer}/state", encode_state(state))
         self._snapshot = self.progress
 
@@ -263,6 +300,11 @@ class _JoinerProcess:
             f"{self.progress.digest}", expected=f"{recorded.examples}, checksum {recorded.digest}",
             do="The event log is not the one that was read before, or the join's settings changed.",
         )  # fmt: skip
+
+
+def _numbers(value: object) -> list[int]:
+    assert isinstance(value, list)
+    return [int(number) for number in value]
 
 
 def _progress_in(state: State) -> JoinProgress:

@@ -7,7 +7,6 @@ reads one log and writes another is exactly-once.
 
 from __future__ import annotations
 
-import time
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -18,12 +17,12 @@ from typing import NamedTuple, Self
 from headrace.data.log_database import Durability, LogDatabase
 from headrace.data.log_entry import Entry, EntryLog
 from headrace.data.log_source import LogSource
-from headrace.errors import ConfigError, CorruptSnapshot, DataError, StaleError
+from headrace.data.log_transaction import Transaction, committed_offset, kept_state
+from headrace.errors import CorruptSnapshot, DataError, StaleError
 from headrace.types import Events
 
 __all__ = ["EmbeddedLog", "Entry", "EntryLog", "LogSource", "TopicInfo", "Transaction"]
 
-STATE_PART_BYTES = 64 << 20
 READ_BYTES = 64 << 20
 ENTRY_COLUMNS = '"offset", first_row, rows, accepted_time, crc, payload'
 
@@ -38,93 +37,6 @@ class TopicInfo(NamedTuple):
     next_offset: int
     next_row: int
     closed: bool
-
-
-class Transaction:
-    """Writes that become visible and durable together, or not at all; made by `EmbeddedLog.transaction`."""
-
-    def __init__(self, connection: Connection) -> None:
-        self._connection = connection
-
-    def append(self, topic: str, events: Events, *, partition: int = 0, closed: bool = False) -> int:
-        """Append rows as one entry and return its offset; `closed` ends the topic with it.
-
-        Raises:
-            DataError: If the topic is closed.
-        """
-        return self._append(topic, partition, events.to_bytes(), len(events), closed, None)
-
-    def append_bytes(self, topic: str, payload: bytes, *, partition: int = 0) -> int:
-        """Append raw bytes as one entry (of 0 rows) and return its offset."""
-        return self._append(topic, partition, payload, 0, False, None)
-
-    def append_once(self, topic: str, key: str, events: Events, *, partition: int = 0) -> tuple[int, bool]:
-        """Append rows unless an entry with this key is there already.
-
-        Returns:
-            The offset of the entry with this key, and whether it was appended by this call.
-        """
-        found = self._connection.execute(
-            'SELECT e."offset" FROM entries e JOIN topics t ON t.id = e.topic '
-            "WHERE t.name = ? AND t.partition = ? AND e.once = ?",
-            (topic, partition, key),
-        ).fetchone()
-        if found is not None:
-            return int(found[0]), False
-        return self._append(topic, partition, events.to_bytes(), len(events), False, key), True
-
-    def close_topic(self, topic: str, *, partition: int = 0) -> None:
-        """Say that nothing more will be appended."""
-        number, _, _, _ = self._topic(topic, partition)
-        self._connection.execute("UPDATE topics SET closed = 1 WHERE id = ?", (number,))
-
-    def commit_offset(self, consumer: str, topic: str, partition: int, offset: int) -> None:
-        """Record the next offset that `consumer` will read of a topic (of this log or of another one)."""
-        self._connection.execute(
-            "INSERT OR REPLACE INTO consumers VALUES (?, ?, ?, ?)", (consumer, topic, partition, int(offset))
-        )
-
-    def committed(self, consumer: str, topic: str, partition: int = 0) -> int:
-        """Return the consumer's offset as this transaction sees it; 0 when there is none."""
-        return _committed(self._connection, consumer, topic, partition)
-
-    def put_state(self, name: str, value: bytes) -> None:
-        """Keep bytes under a name, in place of what was there."""
-        self._connection.execute("DELETE FROM states WHERE name = ?", (name,))
-        parts = [value[start : start + STATE_PART_BYTES] for start in range(0, len(value), STATE_PART_BYTES)]
-        rows = [(name, part, piece) for part, piece in enumerate(parts or [b""])]
-        self._connection.executemany("INSERT INTO states VALUES (?, ?, ?)", rows)
-
-    def state(self, name: str) -> bytes | None:
-        """Return the bytes under a name as this transaction sees them."""
-        return _state(self._connection, name)
-
-    def _topic(self, topic: str, partition: int) -> tuple[int, int, int, bool]:
-        query = "SELECT id, next_offset, next_row, closed FROM topics WHERE name = ? AND partition = ?"
-        found = self._connection.execute(query, (topic, partition)).fetchone()
-        if found is None:
-            if not topic or partition < 0:
-                raise ConfigError("topic", got=f"'{topic}', partition {partition}", expected="a name and a number >= 0")
-            self._connection.execute("INSERT INTO topics VALUES (NULL, ?, ?, 0, 0, 0, 0, 0)", (topic, partition))
-            found = self._connection.execute(query, (topic, partition)).fetchone()
-        return int(found[0]), int(found[1]), int(found[2]), bool(found[3])
-
-    def _append(self, topic: str, partition: int, payload: bytes, rows: int, closed: bool, once: str | None) -> int:
-        number, offset, row, was_closed = self._topic(topic, partition)
-        if was_closed:
-            raise DataError(
-                f"Topic '{topic}', partition {partition}", got="an append", expected="no more entries: it was closed",
-                do="Write to another topic, or to another log file.",
-            )  # fmt: skip
-        self._connection.execute(
-            "INSERT INTO entries VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
-            (number, offset, row, rows, time.time_ns() // 1000, zlib.crc32(payload), once, payload),
-        )
-        self._connection.execute(
-            "UPDATE topics SET next_offset = ?, next_row = ?, closed = ? WHERE id = ?",
-            (offset + 1, row + rows, int(closed), number),
-        )
-        return offset
 
 
 class EmbeddedLog:
@@ -269,12 +181,12 @@ class EmbeddedLog:
     def committed(self, consumer: str, topic: str, partition: int = 0) -> int:
         """Return the next offset that `consumer` will read, as it recorded it; 0 when it never did."""
         with self._database.reading() as connection:
-            return _committed(connection, consumer, topic, partition)
+            return committed_offset(connection, consumer, topic, partition)
 
     def state(self, name: str) -> bytes | None:
         """Return the bytes kept under a name, or None."""
         with self._database.reading() as connection:
-            return _state(connection, name)
+            return kept_state(connection, name)
 
     def trim(self, topic: str, before_offset: int, *, partition: int = 0) -> int:
         """Drop the entries before an offset and return how many were dropped.
@@ -311,6 +223,36 @@ class EmbeddedLog:
                 (topic, partition, accepted_time),
             ).fetchone()[0]
         return info.next_offset if found is None else int(found)
+
+    def offset_within(self, topic: str, size: int, *, partition: int = 0) -> int:
+        """Return the first offset from which on all entries together take at most `size` bytes: what to trim to.
+
+        Cost: reads the lengths, not the contents, of the entries that fit.
+        """
+        with self._database.reading() as connection:
+            first = _info(connection, topic, partition).next_offset
+            lengths = connection.execute(
+                'SELECT "offset", length(payload) FROM entries WHERE topic = (SELECT id FROM topics WHERE name = ? AND '
+                'partition = ?) ORDER BY "offset" DESC',
+                (topic, partition),
+            )
+            for offset, length in lengths:
+                size -= int(length)
+                if size < 0:
+                    break
+                first = int(offset)
+        return first
+
+    def purge(self, *, whole: bool = False) -> bool:
+        """Leave nothing of what was dropped or replaced in the file or beside it; returns whether that is done.
+
+        False: somebody else is reading from before. Nothing is wrong then; ask again.
+
+        Args:
+            whole: Write the file anew, without its free pages. Needed once for a file of an earlier release, which did
+                not overwrite what it dropped; writers wait for as long as it takes.
+        """
+        return self._database.purge(whole=whole)
 
     def limit_bytes(self, size: int) -> None:
         """Cap the file at `size` bytes for this process's writes: beyond it they fail as on a full disk."""
@@ -360,16 +302,3 @@ def _entry(topic: str, row: tuple[int, int, int, int, int, bytes]) -> Entry:
             do="The disk returned damaged data; restore the log from a copy.",
         )  # fmt: skip
     return Entry(offset, first_row, rows, accepted_time, payload)
-
-
-def _committed(connection: Connection, consumer: str, topic: str, partition: int) -> int:
-    found = connection.execute(
-        'SELECT "offset" FROM consumers WHERE consumer = ? AND topic = ? AND partition = ?',
-        (consumer, topic, partition),
-    ).fetchone()
-    return int(found[0]) if found else 0
-
-
-def _state(connection: Connection, name: str) -> bytes | None:
-    parts = connection.execute("SELECT value FROM states WHERE name = ? ORDER BY part", (name,)).fetchall()
-    return b"".join(part for (part,) in parts) if parts else None

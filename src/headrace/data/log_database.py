@@ -67,6 +67,7 @@ class LogDatabase:
         )
         connection.execute(f"PRAGMA synchronous={self._synchronous}")
         connection.execute(f"PRAGMA journal_size_limit={WAL_LIMIT_BYTES}")
+        connection.execute("PRAGMA secure_delete=ON")  # what is dropped is overwritten, so that erasing is erasing
         return connection
 
     def _prepare(self, connection: sqlite3.Connection) -> None:
@@ -134,6 +135,19 @@ class LogDatabase:
         self._own()
         with self._write_lock, translated(self.path):
             self._writer.executescript("PRAGMA incremental_vacuum")  # execute() would free one page only
+
+    def purge(self, *, whole: bool = False) -> bool:
+        """Put all of the write-ahead log into the file and empty it; with `whole` also write the file anew.
+
+        Returns False if a reader of an earlier moment was in the way.
+        """
+        self._own()
+        with self._write_lock, translated(self.path):
+            if whole:
+                self._writer.execute("VACUUM")
+            self._writer.executescript("PRAGMA incremental_vacuum")
+            busy, _, _ = self._writer.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
+        return not busy
 
     def limit_pages(self, pages: int) -> None:
         """Cap the file at so many pages: appends beyond it fail as on a full disk (a quota, and for tests)."""

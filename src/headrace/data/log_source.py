@@ -8,6 +8,7 @@ from typing import Protocol
 import pyarrow as pa
 
 from headrace.data.log_entry import Entry
+from headrace.data.subjects import without_erased
 from headrace.errors import ConfigError, SchemaError, SourceEnded
 from headrace.types import Events, Position
 
@@ -34,7 +35,8 @@ class LogSource:
     """One partition of a topic as a Source; its position is the number of rows read.
 
     `read(limit)` returns exactly the next `limit` rows where that many are there, across entries of any size; columns
-    that only some of them have are filled with nulls. Every row has `accepted_time`: its own, or its entry's.
+    that only some of them have are filled with nulls. Every row has `accepted_time`: its own, or its entry's. Rows of
+    kind `erased` are counted, so that positions stay true, and left out.
 
     Args:
         log: The log; several sources may share it.
@@ -64,9 +66,11 @@ class LogSource:
         start, parts = self._row, list[Events]()
         try:
             while self._row - start < limit and self._fill():
-                parts.append(self._take(limit - (self._row - start)))
+                parts.append(without_erased(self._take(limit - (self._row - start))))
+            if any(len(part) for part in parts):
+                return _joined(self._name, [part for part in parts if len(part)])
             if parts:
-                return _joined(self._name, parts)
+                return None  # a whole read of erased rows; the next one goes on behind them
             # Asked in this order, an entry appended before the topic was closed cannot be missed.
             ended = self.log.is_closed(self.topic, partition=self.partition) and not self._fill()
         except BaseException:

@@ -11,9 +11,13 @@ from torch import nn
 
 from headrace.config import require
 from headrace.data import JoinConfig, PreparedStatistics, Schema
+from headrace.data.subjects import ErasureConfig
 from headrace.learn import PipelineConfig
 from headrace.objectives import SamplingCorrection, Where
+from headrace.online.trimming import LogRetention
 from headrace.protocols import Feedback, Objective, RowTransform, Schedule, Source
+from headrace.publish import GuardConfig, Retention
+from headrace.serve.recommend_config import RecommendConfig
 from headrace.store import Adagrad, AdmitAll, InitialRow, RowRule, Storage, Uniform
 from headrace.store.admission import Admission
 from headrace.types import Events
@@ -80,6 +84,10 @@ class OnlineConfig:
         publish_every: Examples between two published versions.
         checkpoint_every: Published versions between two manifests of the learner.
         snapshot_every: Published versions between two full snapshots for replicas.
+        guard: What a version has to pass before it is served; None lets every version out.
+        retention: How much of the change log is kept for slow replicas, and how many snapshots.
+        logs: How long events and examples are kept once they were read.
+        erase: Which columns hold a user's id, and in which time an erased user is out of everything that is kept.
         correction: The one place where negative sampling is corrected for; idle while `join.negative_rate` is 1.
         objective: The loss, for several labels, late answers and the like; it corrects for sampling itself. None:
             `LogLoss`, with what `join` and `correction` say.
@@ -87,6 +95,8 @@ class OnlineConfig:
         prior: Click rate that the baselines believe in before they have learned anything.
         baselines: Learn logistic regression and position-only beside the model, on the same examples, for the report.
         position: Column of the place at which a candidate was shown; the server fills it in where a request lacks it.
+        recommend: How the server finds, ranks and chooses items itself (`POST /v1/recommend`); None: it ranks what it
+            is given.
         audit: Keep a ledger table that counts how often each example was learned.
         durability: What the logs survive: `power` loss (fsync at every commit) or the death of the `process`.
         data_files: Files the player reads; their SHA-256 goes into the run record.
@@ -110,12 +120,17 @@ class OnlineConfig:
     publish_every: int = 1024
     checkpoint_every: int = 20
     snapshot_every: int = 50
+    guard: GuardConfig | None = None
+    retention: Retention = field(default_factory=Retention)
+    logs: LogRetention = field(default_factory=LogRetention)
+    erase: ErasureConfig = field(default_factory=ErasureConfig)
     correction: Where = "training"
     objective: Objective | None = None
     metric_window_s: float = 3600.0
     prior: float = 0.5
     baselines: bool = False
     position: str | None = None
+    recommend: RecommendConfig | None = None
     audit: bool = False
     durability: Literal["power", "process"] = "process"
     seed: int = 0

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
 from headrace.data import EmbeddedLog, PreparedStatistics, Schema, collate
+from headrace.data.subjects import without_erased
 from headrace.errors import StaleError
 from headrace.online.build import open_serving
 from headrace.online.config import OnlineConfig
@@ -59,7 +60,7 @@ class NewestExamples:
             self._parts.clear()
         try:
             while entries := self.log.read(EXAMPLES, self._following):
-                self._parts.extend(entry.events for entry in entries if entry.rows)
+                self._parts.extend(without_erased(entry.events) for entry in entries if entry.rows)
                 self._following, some = entries[-1].offset + 1, True
         except StaleError:
             self._following = None  # trimmed while it was read; from the newest ones next time

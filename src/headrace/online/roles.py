@@ -8,21 +8,27 @@ Every hand-over is a log in the run's folder, so each of them may be killed at a
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 
 from headrace.data import Collator, EmbeddedLog, EventJoin, LogSource
-from headrace.data.join_log import join_log
+from headrace.data.join_log import join_log, retained_from
 from headrace.learn import ManifestCheckpoint
 from headrace.loop import EveryExamples, Loop, Progress, fit
 from headrace.online.baselines import Metrics
-from headrace.online.build import keep_preparation, open_learner
+from headrace.online.build import keep_preparation, open_learner, with_preparation
+from headrace.online.changes import acknowledged_in, copied
 from headrace.online.config import OnlineConfig
+from headrace.online.erase import Eraser, EraserThread, LearnerErasures, joiner_erasures
+from headrace.online.guarding import NewestExamples, only_publisher, open_guard
 from headrace.online.layout import CHANGES, EVENTS, EXAMPLES, STAGED, RunFolder
+from headrace.online.logs import open_log
 from headrace.online.overlap import pipelined
-from headrace.publish import LogPublisher, StagingPublisher, relay
+from headrace.online.trimming import LogTrimmer, TrimmedExamples, needed_from
+from headrace.publish import LogPublisher, Sluice, StagingPublisher, lags, relay
+from headrace.publish.acknowledgements import plain
 from headrace.types import Report, Version
 
 Stop = Callable[[], bool]
@@ -43,22 +49,24 @@ class StatusWriter:
             self.folder.write_status(self.role, values() | {"final": final})
 
 
-def open_log(config: OnlineConfig, folder: RunFolder, name: str) -> EmbeddedLog:
-    """Open one of the run's logs."""
-    folder.root.mkdir(parents=True, exist_ok=True)
-    return EmbeddedLog(folder.log(name), durability=config.durability)
-
-
 def run_joiner(config: OnlineConfig, folder: RunFolder, stop: Stop) -> None:
     """Join events to examples until the event topic is closed and drained; closes the example topic then."""
     status = StatusWriter(folder, "joiner")
     events, examples = open_log(config, folder, EVENTS), open_log(config, folder, EXAMPLES)
     join = EventJoin(config.join)
 
+    def needed() -> int:
+        others = needed_from(folder, config.logs.forget_after_s)
+        return min(retained_from(examples), *([] if others is None else [others]))
+
+    trimmer = LogTrimmer(events, EVENTS, config.logs.events_s, needed)
+
     def progress(*_: Any) -> None:
+        trimmer.if_due()
         status.write(lambda: _slots(join.stats()))
 
-    join_log(events, EVENTS, examples, EXAMPLES, join, stop=stop, on_progress=progress)
+    join_log(events, EVENTS, examples, EXAMPLES, join, stop=stop, on_progress=progress,
+             erasures=joiner_erasures(config, folder))  # fmt: skip
     status.write(lambda: _slots(join.stats()), final=True)
 
 
@@ -68,8 +76,22 @@ def _slots(value: object) -> dict[str, object]:
 
 
 def run_learner(config: OnlineConfig, folder: RunFolder, stop: Stop) -> Report:
-    """Learn the example log and stage versions; the last one when the example topic is closed and drained."""
+    """Learn the example log and stage versions; the last one when the example topic is closed and drained.
+
+    Where users are to be erased, it stops between two reads, is edited at rest, and goes on.
+    """
     torch.set_num_threads(1)  # one reduction order: replays are bit-equal whatever the machine is doing
+    erasures = LearnerErasures(config, folder)
+    while True:
+        erasures.settle()
+        report = _learn(config, folder, stop, erasures)
+        if stop() or "the stream ended" in report.notes:
+            erasures.settle()
+            return report
+
+
+def _learn(config: OnlineConfig, folder: RunFolder, stop: Stop, erasures: LearnerErasures) -> Report:
+    """Learn until the end, until `stop`, or until users are to be erased."""
     status = StatusWriter(folder, "learner")
     examples, staged = open_log(config, folder, EXAMPLES), open_log(config, folder, STAGED)
     keep_preparation(config, folder)
@@ -88,12 +110,14 @@ def run_learner(config: OnlineConfig, folder: RunFolder, stop: Stop) -> Report:
         last = progress
         status.write(lambda: values(progress))
 
+    kept = ManifestCheckpoint(folder.checkpoint)
     loop = Loop(
         source=LogSource(examples, EXAMPLES), learner=learner,
         joiner=Collator(config.schema, config.batch_rows, config.preparation),
         publisher=StagingPublisher(staged), metric=metrics, cadence=EveryExamples(config.publish_every),
-        checkpoint=ManifestCheckpoint(folder.checkpoint), batch_rows=config.batch_rows,
-        read_rows=4 * config.batch_rows, checkpoint_every=config.checkpoint_every, on_step=on_step, stop=stop,
+        checkpoint=TrimmedExamples(kept, kept.keep, examples, EXAMPLES, config.logs.examples_s),
+        batch_rows=config.batch_rows, read_rows=4 * config.batch_rows, checkpoint_every=config.checkpoint_every,
+        on_step=on_step, stop=lambda: stop() or erasures.due(learner.version),
     )  # fmt: skip
     with pipelined(loop, config.pipeline, learner.times, made=learner.collection.fetch_ahead):
         report = fit(loop)
@@ -106,14 +130,56 @@ def run_learner(config: OnlineConfig, folder: RunFolder, stop: Stop) -> Report:
     return report
 
 
-def run_publisher(config: OnlineConfig, folder: RunFolder, stop: Stop) -> None:
-    """Make staged versions durable, numbered and compacted, until the staged topic is closed and drained."""
+def run_publisher(config: OnlineConfig, folder: RunFolder, stop: Stop, *, copies: Sequence[str] = ()) -> None:
+    """Make staged versions durable, numbered and compacted, until the staged topic is closed and drained.
+
+    Args:
+        config: The run.
+        folder: Its folder.
+        stop: Ends the role early; nothing is lost.
+        copies: Places for replicas of other machines that every version is copied to; see `headrace.online.changes`.
+    """
     status = StatusWriter(folder, "publisher")
     staged, changes = open_log(config, folder, STAGED), open_log(config, folder, CHANGES)
-    publisher = LogPublisher(changes, snapshots=folder.snapshots, snapshot_every=config.snapshot_every)
+    with only_publisher(changes, stop) as alone:
+        if alone:
+            _publish(config, folder, stop, status, staged, changes, copies)
+
+
+def _publish(
+    config: OnlineConfig, folder: RunFolder, stop: Stop, status: StatusWriter, staged: EmbeddedLog,
+    changes: EmbeddedLog, copies: Sequence[str],
+) -> None:  # fmt: skip
+    """Be the one publisher of a run."""
+    acknowledgements = acknowledged_in(config, folder)
+    publisher = LogPublisher(
+        changes, snapshots=folder.snapshots, snapshot_every=config.snapshot_every, keep=config.retention.snapshots,
+        retention=config.retention, acknowledgements=acknowledgements, behind=True,
+    )  # fmt: skip
+    guard = None
+    if config.guard is not None:
+        torch.set_num_threads(1)  # the learner needs the other cores
+        judged = with_preparation(config, folder)
+        examples = NewestExamples(open_log(config, folder, EXAMPLES), judged.schema, judged.preparation)
+        guard = open_guard(judged, examples)
+    sluice = Sluice(publisher, guard=guard)
+
+    def values() -> dict[str, object]:
+        behind = {lag.replica: plain(lag) for lag in lags(acknowledgements.newest(), publisher)}
+        errors = {place: mirror.error for place, mirror in zip(copies, mirrors, strict=True) if mirror.error}
+        return {**sluice.status(), "replicas": behind, "copies_failing": errors, "erasures": eraser.eraser.status()}
 
     def progress(*_: Any) -> None:
-        status.write(lambda: {"version": publisher.last().number})
+        status.write(values)
 
-    relay(staged, publisher, stop=stop, on_progress=progress)
-    status.write(lambda: {"version": publisher.last().number}, final=True)
+    with copied(config, folder, copies) as mirrors:
+        eraser = EraserThread(Eraser(config, folder, publisher, mirrors))
+        eraser.start()
+        try:
+            relay(staged, sluice, stop=stop, on_progress=progress)
+            if not stop():
+                eraser.drain(sluice.obey)
+        finally:
+            eraser.close()
+            publisher.close()
+    status.write(values, final=True)

@@ -74,7 +74,7 @@ def test_raw_bytes_are_kept_and_are_no_events(log: EmbeddedLog) -> None:
 
 
 def test_accepted_time_is_the_wall_clock_of_the_append(log: EmbeddedLog, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("headrace.data.log.time.time_ns", lambda: 5_000_123)
+    monkeypatch.setattr("headrace.data.log_transaction.time.time_ns", lambda: 5_000_123)
     log.append("t", rows(0, 1))
     assert log.read("t", 0)[0].accepted_time == 5_000
 
@@ -112,7 +112,7 @@ def test_a_transaction_inside_a_transaction_is_refused(log: EmbeddedLog) -> None
 
 
 def test_states_are_replaced_and_may_be_empty_or_large(log: EmbeddedLog, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("headrace.data.log.STATE_PART_BYTES", 10)
+    monkeypatch.setattr("headrace.data.log_transaction.STATE_PART_BYTES", 10)
     for value in (b"0123456789" * 5 + b"end", b"short", b""):
         with log.transaction() as write:
             write.put_state("s", value)
@@ -307,7 +307,7 @@ def test_trimming_gives_disk_space_back(log: EmbeddedLog) -> None:
 
 def test_the_offset_at_a_time_is_where_to_trim(log: EmbeddedLog, monkeypatch: pytest.MonkeyPatch) -> None:
     for now in (1_000, 2_000, 3_000):
-        monkeypatch.setattr("headrace.data.log.time.time_ns", lambda now=now: now * 1000)
+        monkeypatch.setattr("headrace.data.log_transaction.time.time_ns", lambda now=now: now * 1000)
         log.append("t", rows(now, 1))
     assert [log.offset_at("t", time) for time in (0, 1_000, 1_001, 3_000, 3_001)] == [0, 0, 1, 2, 3]
 
@@ -355,7 +355,7 @@ def test_a_source_ends_with_a_closed_topic_only(log: EmbeddedLog) -> None:
 
 
 def test_rows_have_an_accepted_time(log: EmbeddedLog, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("headrace.data.log.time.time_ns", lambda: 7_000)
+    monkeypatch.setattr("headrace.data.log_transaction.time.time_ns", lambda: 7_000)
     log.append("t", rows(0, 2))
     log.append("t", rows(2, 2, accepted_time=pa.array([3, None], pa.int64())))
     events = LogSource(log, "t").read(10)
