@@ -33,6 +33,8 @@ NAME = "versions"
 HELP = "list a run's published versions, hold or release them, roll back to an earlier one"
 ACTIONS = ("list", "rollback", "hold", "release")
 NOT_DONE = 3
+WIDTH = 160
+"""Of the table in a file or a pipe."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -111,13 +113,16 @@ def show(found: VersionList, as_json: bool) -> None:
         print_json(found.facts())
         return
     table = Table(box=None, header_style="bold", pad_edge=False)
-    for heading in ("version", "parent", "staged", "put", "removed", "when (UTC)"):
+    for heading in ("version", "parent", "staged", "put", "removed"):
         table.add_column(heading, justify="right", no_wrap=True)
+    table.add_column("when (UTC)", no_wrap=True)
     for heading in ("what", "guard", "served by"):
-        table.add_column(heading, overflow="fold")
+        table.add_column(heading, min_width=8)
     for record in found.records:
         table.add_row(*map(escape, _cells(record, found)))
     out = console()
+    if not out.is_terminal:
+        out.width = WIDTH
     out.print(table)
     standing = found.standing
     if found.newest >= 0 and len(found.reach) > 1:

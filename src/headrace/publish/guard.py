@@ -108,9 +108,10 @@ class Shadow:
     negative_rate: float = 1.0
 
     def probabilities(self, batch: Batch) -> Floats:
-        """Return the main label's probabilities (B,); not finite ones stay what they are."""
+        """Return the main label's probabilities (B,); NaN where the model's output is not finite, as in serving."""
         with self.replica.reading(), torch.no_grad():
             logits = self.model(batch).detach().cpu().double().reshape(len(batch), -1)[:, 0]
+        logits = torch.where(torch.isfinite(logits), logits, math.nan)
         return np.asarray(correct_probability(torch.sigmoid(logits).numpy(), self.negative_rate), dtype=np.float64)
 
 

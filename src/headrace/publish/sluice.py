@@ -110,6 +110,7 @@ class Sluice:
         """Carry out the orders that wait, in order, each exactly once; returns how many there were."""
         done, log = 0, self.durable.log
         while log.end(self._orders) > self.standing.orders:
+            self.durable.check_unmoved()
             place = self.standing.orders
             self._obey(Order.from_bytes(log.read(self._orders, place, limit=1)[0].payload), place)
             done += 1

@@ -60,7 +60,7 @@ class StandingLog:
         """Publish the learner's change as it is; nothing is kept of it but the version and its record."""
 
         def beside(write: Transaction) -> None:
-            self._check_unmoved(write)
+            self.check_unmoved(write)
             self.records.append(write, record)
 
         self.publisher.publish(change, beside=beside)
@@ -88,7 +88,7 @@ class StandingLog:
 
         def beside(write: Transaction) -> None:
             nonlocal written
-            self._check_unmoved(write)
+            self.check_unmoved(write)
             start = after.pending_from
             if added:
                 offset = self.pending.append(write, pieces[-1])
@@ -149,8 +149,9 @@ class StandingLog:
         if forgotten > info.first_offset + REMEMBER // 8:
             self.log.trim(self._checksums, forgotten)
 
-    def _check_unmoved(self, write: Transaction) -> None:
-        if write.state(self._name) != self._raw:
+    def check_unmoved(self, write: Transaction | None = None) -> None:
+        """Raise MovedError if another process has written the standing."""
+        if (self.log if write is None else write).state(self._name) != self._raw:
             raise MovedError(f"Log {self.log.path}", got="another publisher's work", expected="one publisher",
                              do="Stop one of the two.")  # fmt: skip
 
