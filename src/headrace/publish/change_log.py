@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
-from headrace.data.log import EmbeddedLog
-from headrace.errors import ConfigError, CorruptSnapshot, GapError, StaleError
+from headrace.data.log import EmbeddedLog, Transaction
+from headrace.errors import ConfigError, CorruptSnapshot, DataError, GapError, StaleError
 from headrace.publish.change import decode, encode
 from headrace.types import NO_VERSION, Change, Version
 
@@ -44,14 +44,39 @@ class ChangeLog:
         number = self.log.end(self.topic) - 1
         return Version(number, number - 1) if number >= 0 else Version(NO_VERSION)
 
-    def published_at(self) -> int:
-        """Return the wall-clock µs at which the newest version became durable; 0 when there is none."""
-        number = self.last().number
-        entries = self.log.read(self.checksums, number, limit=1) if number >= 0 else []
+    def published_at(self, number: int | None = None) -> int:
+        """Return the wall-clock µs at which a version (None: the newest) became durable; 0 when that is unknown."""
+        wanted = self.last().number if number is None else number
+        try:
+            entries = self.log.read(self.checksums, wanted, limit=1) if wanted >= 0 else []
+        except (StaleError, DataError):
+            return 0  # too old to be remembered, or not there yet
         return entries[0].accepted_time if entries else 0
 
-    def append(self, change: Change) -> bool:
+    def checksum(self, number: int) -> str:
+        """Return the checksum of a version's content, also after the change itself was dropped.
+
+        Raises:
+            StaleError: If the version is older than `remember` versions.
+            DataError: If it is not there yet.
+        """
+        entries = self.log.read(self.checksums, number, limit=1)
+        if not entries:
+            raise DataError(f"Topic '{self.topic}', version {number}", got="a version to come",
+                            expected=f"at most {self.last().number}")  # fmt: skip
+        return entries[0].payload.hex()
+
+    def first_within(self, size: int) -> int:
+        """Return the oldest version from which on all changes together take at most `size` bytes."""
+        return self.log.offset_within(self.topic, size)
+
+    def append(self, change: Change, *, beside: Callable[[Transaction], None] | None = None) -> bool:
         """Make the change durable, once; returns False if the same change was there already.
+
+        Args:
+            change: The next change, or one that was appended before.
+            beside: Called in the transaction that appends it, for what has to become durable together with it; if it
+                raises, nothing is appended.
 
         Raises:
             GapError: If the change does not follow the newest one, or if it differs from what has its number.
@@ -72,8 +97,10 @@ class ChangeLog:
                 if write.append_bytes(self.checksums, checksum) != number:
                     raise _SomebodyElseWasFirst
                 write.append_bytes(self.topic, payload)
+                if beside is not None:
+                    beside(write)
         except _SomebodyElseWasFirst:
-            return self.append(change)
+            return self.append(change, beside=beside)
         return True
 
     def read_since(self, number: int) -> Iterator[Change]:
