@@ -10,7 +10,6 @@ from contextlib import contextmanager
 
 from headrace.data import EmbeddedLog, PreparedStatistics, Schema, collate
 from headrace.data.subjects import without_erased
-from headrace.data.subjects import without_erased
 from headrace.errors import StaleError
 from headrace.online.build import open_serving
 from headrace.online.config import OnlineConfig
