@@ -15,7 +15,7 @@ from headrace.config import require
 
 Ints: TypeAlias = npt.NDArray[np.int64]
 Floats: TypeAlias = npt.NDArray[np.float64]
-NEGLIGIBLE = 1e-18
+NEGLIGIBLE = 1e-300
 
 
 @dataclass(frozen=True, slots=True)
