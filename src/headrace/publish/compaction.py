@@ -56,7 +56,7 @@ class Compactor:
                 expected=f"at least {self.newest}, of which {snapshots.folder} has a snapshot",
                 do="The log was lost or replaced. Give log and snapshots of the same run, or empty both.",
             )  # fmt: skip
-        self._busy, self._wake, self._ended = threading.RLock(), threading.Event(), False
+        self._busy, self._wake, self._ended, self._failed = threading.RLock(), threading.Event(), False, ""
         self._thread: threading.Thread | None = None
 
     @contextmanager
@@ -68,17 +68,20 @@ class Compactor:
     def if_due(self) -> bool:
         """Write a snapshot if enough versions have passed; returns whether it did.
 
-        A disk that does not take the snapshot costs a warning and no version: the changes are durable without it, and
-        it is tried again at the next version.
+        A disk that does not take the snapshot, or a log from which none can be made, costs a warning and no version:
+        the changes are durable without it, and it is tried again at the next version.
         """
         last = self.changes.last().number
         if last < 0 or (self.newest >= 0 and last - self.newest < self.every):
             return False
         try:
             self.write()
-        except OSError as error:
-            _log.warning("no snapshot of version %d was written (%s); trying again at the next version", last, error)
+        except (OSError, HeadraceError) as error:
+            if str(error) != self._failed:  # once, not at every version
+                self._failed = str(error)
+                _log.warning("no snapshot of version %d was written (%s); trying again at the next version", last, error)
             return False
+        self._failed = ""
         return True
 
     def write(self) -> None:

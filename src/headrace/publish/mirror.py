@@ -18,6 +18,7 @@ from headrace.types import Change, Version
 _log = logging.getLogger(__name__)
 RUN = "run/id"
 POLL_S = 0.01
+SNAPSHOT_TRIES = 5
 BACKOFF_S = 1.0
 
 
@@ -116,18 +117,22 @@ class Mirror:
         if held < 0 and (first := self.source.snapshot()) is not None:
             self.target.begin(first)
             copied, held = 1, first.version.number
-        try:
-            for change in self.source.read_since(held):
-                copied += self.target.append(change)
-                if self._stop.is_set():
-                    break
-        except StaleError:
-            snapshot = self.source.snapshot()
-            if snapshot is None or snapshot.version.number <= self.target.last().number:
-                raise
-            _log.warning("the copy fell behind what the log keeps and goes on from version %d", snapshot.version.number)
-            self.target.begin(snapshot)
-            copied += 1
+        for _ in range(SNAPSHOT_TRIES):  # the publisher may trim while we read
+            try:
+                for change in self.source.read_since(held):
+                    copied += self.target.append(change)
+                    held = change.version.number
+                    if self._stop.is_set():
+                        break
+                return copied
+            except StaleError:
+                snapshot = self.source.snapshot()
+                if snapshot is None or snapshot.version.number <= held:
+                    raise
+                held = snapshot.version.number
+                _log.warning("the copy fell behind what the log keeps and goes on from version %d", held)
+                self.target.begin(snapshot)
+                copied += 1
         return copied
 
     def _copy_snapshot(self) -> None:
