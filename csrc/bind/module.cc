@@ -6,6 +6,8 @@
 #include <string>
 
 #include "bind/packed.h"
+#include "bind/score.h"
+#include "bind/shared.h"
 #include "bind/snapshot.h"
 #include "bind/table.h"
 #include "rules/kernels.h"
@@ -16,10 +18,12 @@ using namespace nb::literals;
 NB_MODULE(_native, module) {
   nanobind::set_leak_warnings(false);  // a table that lives until the program ends is no error
   module.doc() = "The native embedding table; use it through headrace.store.";
-  module.attr("INTERFACE") = 4;  // headrace.store.table refuses a build of another interface
+  module.attr("INTERFACE") = 5;  // headrace.store.table refuses a build of another interface
   headrace::BindTable(module);
   headrace::BindPacked(module);
   headrace::BindSnapshot(module);
+  headrace::BindShared(module);
+  headrace::BindScore(module);
   module.def(
       "kernels", [] { return std::string(headrace::ActiveKernels().name); },
       "The instruction set in use: portable, avx2 or avx512.");

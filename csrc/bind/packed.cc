@@ -27,6 +27,22 @@ using namespace nb::literals;
 namespace headrace {
 namespace {
 
+// Rows that may stand apart, as those of one feature do in a tensor of all.
+using RowsIn = nb::ndarray<const float, nb::ndim<2>, nb::device::cpu>;
+using RowsOut = nb::ndarray<float, nb::ndim<2>, nb::device::cpu>;
+
+// Whether every row is in one piece and none reaches into the next.
+template <typename Rows>
+bool InRows(const Rows& rows) {
+  const auto dim = static_cast<int64_t>(rows.shape(1));
+  return (dim <= 1 || rows.stride(1) == 1) && (rows.shape(0) <= 1 || rows.stride(0) >= dim);
+}
+
+template <typename Rows>
+int64_t StrideOf(const Rows& rows) {
+  return rows.shape(0) > 1 ? rows.stride(0) : static_cast<int64_t>(rows.shape(1));
+}
+
 // A forward pass; its memory goes back to where it came from.
 struct Step {
   std::shared_ptr<Packed> packed;
@@ -48,30 +64,34 @@ std::shared_ptr<Packed> MakePacked(const std::vector<Table*>& tables,
 }
 
 std::vector<FeatureIds> Inputs(const std::vector<IdsIn>& values, const std::vector<IdsIn>& offsets,
-                               const std::vector<FloatsOut>& outs) {
+                               const std::vector<RowsOut>& outs) {
   std::vector<FeatureIds> inputs(values.size());
   for (size_t f = 0; f < values.size(); ++f) {
-    inputs[f] = {values[f].data(), static_cast<int64_t>(values[f].size()), offsets[f].data(), outs[f].data()};
+    inputs[f] = {values[f].data(), static_cast<int64_t>(values[f].size()), offsets[f].data(), outs[f].data(),
+                 StrideOf(outs[f])};
   }
   return inputs;
 }
 
 // Whether arrays fit each other: one entry a feature, bags + 1 offsets, room for what is written.
 bool Fit(const Packed& packed, const std::vector<IdsIn>& values, const std::vector<IdsIn>& offsets,
-         const std::vector<FloatsOut>& outs, size_t bags) {
+         const std::vector<RowsOut>& outs, size_t bags) {
   const size_t n = packed.features().size();
   if (values.size() != n || offsets.size() != n || outs.size() != n) return false;
   for (size_t f = 0; f < n; ++f) {
     const Feature& feature = packed.features()[f];
     const auto dim = static_cast<size_t>(packed.tables()[static_cast<size_t>(feature.table)]->dim());
     const size_t rows = feature.pooling == Pooling::kNone ? values[f].size() : bags;
-    if (offsets[f].size() != bags + 1 || outs[f].shape(0) != rows || outs[f].shape(1) != dim) return false;
+    if (offsets[f].size() != bags + 1 || outs[f].shape(0) != rows || outs[f].shape(1) != dim ||
+        !InRows(outs[f])) {
+      return false;
+    }
   }
   return true;
 }
 
 Answer Read(const Packed& packed, const std::vector<IdsIn>& values, const std::vector<IdsIn>& offsets,
-            const std::vector<FloatsOut>& outs, int64_t bags, int threads) {
+            const std::vector<RowsOut>& outs, int64_t bags, int threads) {
   if (!Fit(packed, values, offsets, outs, static_cast<size_t>(bags)))
     return {static_cast<int32_t>(Code::kInvalid), -1};
   const std::vector<FeatureIds> inputs = Inputs(values, offsets, outs);
@@ -81,7 +101,7 @@ Answer Read(const Packed& packed, const std::vector<IdsIn>& values, const std::v
 std::pair<Answer, std::unique_ptr<Step>> Forward(const std::shared_ptr<Packed>& packed,
                                                  const std::vector<IdsIn>& values,
                                                  const std::vector<IdsIn>& offsets,
-                                                 const std::vector<FloatsOut>& outs, const IdsIn& times,
+                                                 const std::vector<RowsOut>& outs, const IdsIn& times,
                                                  int threads) {
   if (!Fit(*packed, values, offsets, outs, times.size()))
     return {Answer{static_cast<int32_t>(Code::kInvalid), -1}, std::unique_ptr<Step>()};
@@ -92,18 +112,20 @@ std::pair<Answer, std::unique_ptr<Step>> Forward(const std::shared_ptr<Packed>& 
   return {answer, std::make_unique<Step>(packed, std::move(step))};
 }
 
-Answer Accumulate(Step& self, const std::vector<std::optional<FloatsIn>>& grads, int threads) {
+Answer Accumulate(Step& self, const std::vector<std::optional<RowsIn>>& grads, int threads) {
   if (!self.step || grads.size() != self.packed->features().size())
     return {static_cast<int32_t>(Code::kInvalid), -1};
   std::vector<const float*> pointers;
+  std::vector<int64_t> strides;
   for (size_t f = 0; f < grads.size(); ++f) {
     const auto& grad = grads[f];
-    if (grad && !self.step->Fits(f, grad->shape(0), grad->shape(1))) {
+    if (grad && (!self.step->Fits(f, grad->shape(0), grad->shape(1)) || !InRows(*grad))) {
       return {static_cast<int32_t>(Code::kInvalid), static_cast<int64_t>(f)};
     }
     pointers.push_back(grad ? grad->data() : nullptr);
+    strides.push_back(grad ? StrideOf(*grad) : 0);
   }
-  return Run([&] { return self.step->Accumulate(pointers, threads); });
+  return Run([&] { return self.step->Accumulate(pointers, threads, strides); });
 }
 
 Answer Fetch(const Packed& packed, const std::vector<IdsIn>& values) {
