@@ -49,6 +49,8 @@ class Parsed:
 def header_names(block: Block, delimiter: str, file: str) -> tuple[tuple[str, ...], Block | None]:
     """Return the column names in a file's first row, and the block without that row (None when nothing is left).
 
+    A first column without a name is called `row`.
+
     Raises:
         DataError: If a name is empty or stands there twice.
     """
@@ -56,6 +58,8 @@ def header_names(block: Block, delimiter: str, file: str) -> tuple[tuple[str, ..
     text = record.decode(errors="replace")
     single = block.quoted and len(delimiter) == 1
     names = next(csv.reader([text], delimiter=delimiter)) if single else text.split(delimiter)
+    if names and not names[0].strip() and "row" not in names:
+        names = ["row", *names[1:]]  # the unnamed column of row numbers that many tools write
     if not all(name.strip() for name in names) or len(set(names)) != len(names):
         raise DataError(f"{file}, line {line}", got=f"column names {names}", expected="unique names",
                         do="Give the names in the layout if the file has none.")  # fmt: skip

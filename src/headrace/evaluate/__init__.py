@@ -1,9 +1,11 @@
 """Judging: metrics, their uncertainty, comparisons, progressive validation, claims of papers, and reports."""
 
 from headrace.evaluate.accumulate import StreamingEvaluation
+from headrace.evaluate.arms import ArmComparison, ArmDifference, ArmReading, ArmSummary
 from headrace.evaluate.bootstrap import bootstrap_interval
 from headrace.evaluate.catalogue import catalogue_values, mean_over_users
 from headrace.evaluate.claims import ClaimRecord, ClaimTable, Estimate, Goal, mean_over_blocks, mean_over_seeds
+from headrace.evaluate.experiment import Exposures, always_valid, compare_arms
 from headrace.evaluate.grouped_stream import StreamingGroups
 from headrace.evaluate.intervals import Interval, auc_difference, auc_interval, hanley_mcneil_interval
 from headrace.evaluate.judge import Judging, compare, evaluate
@@ -18,7 +20,17 @@ from headrace.evaluate.metrics import (
     normalised_entropy,
     relative_information_gain,
 )
+from headrace.evaluate.off_policy import evaluate_policy
 from headrace.evaluate.page import Plot
+from headrace.evaluate.policies import (
+    CrossFitted,
+    PropensityCheck,
+    RankingTarget,
+    check_propensities,
+    cross_fitted_rates,
+    ranking_target,
+)
+from headrace.evaluate.policy_value import OffPolicy, PolicyValue, Weights
 from headrace.evaluate.progressive import ProgressiveMetric
 from headrace.evaluate.ranking import hit_rate, mean_average_precision, mean_reciprocal_rank, ndcg, recall
 from headrace.evaluate.report import Section, history_plots, write_report
@@ -28,18 +40,28 @@ from headrace.evaluate.streaming import StreamingAUC, Tally
 from headrace.evaluate.verdict import Comparison, Difference, Evaluation, Slice
 
 __all__ = [
+    "ArmComparison",
+    "ArmDifference",
+    "ArmReading",
+    "ArmSummary",
     "ClaimRecord",
     "ClaimTable",
     "Comparison",
+    "CrossFitted",
     "Difference",
     "Estimate",
     "Evaluation",
+    "Exposures",
     "Goal",
     "Interval",
     "Judging",
     "LinkRanks",
+    "OffPolicy",
     "Plot",
+    "PolicyValue",
     "ProgressiveMetric",
+    "PropensityCheck",
+    "RankingTarget",
     "Section",
     "SeedComparison",
     "Slice",
@@ -47,6 +69,8 @@ __all__ = [
     "StreamingEvaluation",
     "StreamingGroups",
     "Tally",
+    "Weights",
+    "always_valid",
     "auc",
     "auc_difference",
     "auc_interval",
@@ -54,9 +78,13 @@ __all__ = [
     "bootstrap_interval",
     "calibration_ratio",
     "catalogue_values",
+    "check_propensities",
     "compare",
+    "compare_arms",
     "compare_seeds",
+    "cross_fitted_rates",
     "evaluate",
+    "evaluate_policy",
     "expected_calibration_error",
     "grouped_auc",
     "hanley_mcneil_interval",
@@ -73,6 +101,7 @@ __all__ = [
     "ndcg",
     "normalised_entropy",
     "paired_t",
+    "ranking_target",
     "recall",
     "relative_information_gain",
     "run_size",
