@@ -172,7 +172,7 @@ class Door:
             return await endpoint(request)
         visitor, loop, audit = request.state.visitor, asyncio.get_running_loop(), self.audit
         # The pattern, not the path: that may name a user who is erased here.
-        what = f"{request.method} {getattr(request.scope.get('route'), 'path', name)}"
+        what = f"{request.method} {getattr(request.scope.get('route'), 'path_format', name)}"
         try:
             action = await loop.run_in_executor(self.pool, audit.begin, visitor.name, what, {"from": visitor.address})
         except StoreError as error:
@@ -207,7 +207,7 @@ def flag(request: Request, name: str) -> bool | None:
 def refused(refusal: Refusal) -> Response:
     """Return a refusal as an answer: a JSON object with `what`, `got`, `expected` and `do`."""
     error = refusal.error
-    content = {"what": error.what, "got": error.got, "expected": error.expected, "do": error.do}
+    content = {"what": error.what, "got": error.got, "expected": error.expected, "do": error.do, **refusal.more}
     again = again_after(1.0) if refusal.status == 503 else {}
     return JSONResponse(content, refusal.status, headers=HEADERS | again | refusal.headers)
 

@@ -9,9 +9,10 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
+from headrace.serve.arms import ARM
 from headrace.serve.door import ARROW, FEEDBACK, READ, Door, flag
-from headrace.serve.openapi import COUNT, TAKEN, ModelSchemas, Operation
-from headrace.serve.requests import RankRequest
+from headrace.serve.openapi import BEHIND, COUNT, TAKEN, ModelSchemas, Operation
+from headrace.serve.requests import RankRequest, wanted_version
 from headrace.serve.service import Ranking
 from headrace.types import Events
 
@@ -35,8 +36,7 @@ def _operations(door: Door) -> dict[str, Operation]:
         query={"log_impressions": {"type": "string", "enum": ["true", "false"]}, "min_version": COUNT},
         body=schemas.rank(),
         arrow="Impression rows of any number of requests: key, the item, features, event_time.",
-        answers={200: schemas.ranked()}, arrow_answer=True,
-        errors={409: "The version that answers is older than `min_version`."},
+        answers={200: schemas.ranked(), 409: BEHIND}, arrow_answer=True,
     )  # fmt: skip
     feedback = Operation(
         summary="Take what users did. An action counts once per key, item and kind, however often it is sent.",
@@ -55,8 +55,8 @@ class _RankRoutes:
         """Score candidates and log them."""
         body, arrow = await self.door.body(request)
         started = time.perf_counter()
-        wanted = flag(request, "log_impressions")
-        ranking = await self.door.work(lambda: self._rank(body, arrow, wanted))
+        wanted, oldest = flag(request, "log_impressions"), request.query_params.get("min_version")
+        ranking = await self.door.work(lambda: self._rank(body, arrow, wanted, oldest))
         if ranking.durable is not None:
             await self.door.durable(ranking.durable)
         events = ranking.predictions
@@ -65,10 +65,12 @@ class _RankRoutes:
         self.service.metrics.latency.labels("rank").observe(time.perf_counter() - started)
         return response
 
-    def _rank(self, body: bytes, arrow: bool, wanted: bool | None) -> Ranking:
+    def _rank(self, body: bytes, arrow: bool, wanted: bool | None, oldest: str | None) -> Ranking:
         reader = self.service.reader
         asked = reader.rank_arrow(body) if arrow else reader.rank_json(body)
-        return self.service.rank(RankRequest(asked.events, asked.log_impressions if wanted is None else wanted))
+        log = asked.log_impressions if wanted is None else wanted
+        version = asked.min_version if oldest is None else version_of(oldest)
+        return self.service.rank(RankRequest(asked.events, log, version))
 
     async def feedback(self, request: Request) -> Response:
         """Log actions."""
@@ -85,6 +87,16 @@ class _RankRoutes:
         return JSONResponse({"accepted": written.accepted, "duplicates": written.duplicates}, 202)
 
 
+def version_of(text: str) -> int:
+    """Return the `min_version` of a query; SchemaError if it is none.
+
+    Example:
+        >>> version_of("12")
+        12
+    """
+    return wanted_version(int(text) if text.isascii() and text.isdigit() and len(text) <= 18 else text)
+
+
 def ranked_json(events: Events, item: str) -> dict[str, object]:
     """Return the answer to one JSON request; `order` lists places of candidates, best first."""
     scores = np.asarray(events.column("score").to_numpy(zero_copy_only=False))
@@ -92,6 +104,7 @@ def ranked_json(events: Events, item: str) -> dict[str, object]:
     items = events.column(item).to_pylist()
     answer: dict[str, object] = {
         "key": events.column("key")[0].as_py(), "version": events.column("version")[0].as_py(),
+        "arm": events.column(ARM)[0].as_py(),
         "scores": scores.tolist(), "order": order.tolist(), "items": [items[place] for place in order],
     }  # fmt: skip
     if "score_logged" in events.names:

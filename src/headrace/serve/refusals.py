@@ -14,11 +14,15 @@ class Refusal(Exception):
         status: The HTTP status.
         error: What is wrong, in four parts.
         headers: Further headers of the answer.
+        more: Further fields of the answer.
     """
 
-    def __init__(self, status: int, error: HeadraceError, headers: dict[str, str] | None = None) -> None:
+    def __init__(
+        self, status: int, error: HeadraceError, headers: dict[str, str] | None = None, *,
+        more: dict[str, object] | None = None,
+    ) -> None:  # fmt: skip
         super().__init__(str(error))
-        self.status, self.error, self.headers = status, error, headers or {}
+        self.status, self.error, self.headers, self.more = status, error, headers or {}, more or {}
 
 
 def again_after(seconds: float) -> dict[str, str]:
