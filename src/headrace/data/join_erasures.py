@@ -10,13 +10,12 @@ from __future__ import annotations
 
 import time
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from headrace.data.erasure_book import Erasure, ErasureBook
 from headrace.data.log_entry import EntryLog
-from headrace.data.subjects import Mask, UserColumns
+from headrace.data.subjects import Mask, UserColumns, without_rows
 from headrace.types import Events
 
 ERASURE, CONSENT = "erasure", "consent"
@@ -60,7 +59,11 @@ class JoinErasures:
             self.book.mark(erasure.number, kind, events.append(topic, marker(kind, erasure.number)))
 
     def take(self, rows: Events) -> tuple[Events, list[int]]:
-        """Return the rows without markers and without rows of erased users, and the erasures that begin here."""
+        """Return the rows without markers, and the erasures that begin here.
+
+        Rows of erased users become rows of kind `erased`. So it makes no difference to a joiner that reads them again
+        whether the log was rewritten meanwhile.
+        """
         kinds = rows.column("kind")
         marked = pc.is_in(kinds, value_set=pa.array([ERASURE, CONSENT]))
         begun: list[int] = []
@@ -70,7 +73,7 @@ class JoinErasures:
                 begun += self._pass(kind, int(key))
             rows = Events(rows.batch.filter(pc.invert(marked)))
         gone = self.chosen(rows.batch)
-        return (rows.take(np.flatnonzero(~gone)) if gone.any() else rows), begun
+        return (without_rows(rows, gone) if gone.any() else rows), begun
 
     def _pass(self, kind: str, number: int) -> list[int]:
         fresh = [number] if kind == ERASURE and number not in self.active else []

@@ -21,7 +21,7 @@ import torch
 
 from headrace.data.erasure_book import Erasure, ErasureBook
 from headrace.data.join_erasures import JoinErasures
-from headrace.data.join_log import JoinProgress, retained_from
+from headrace.data.join_log import JoinProgress
 from headrace.data.rewrite import erase_rows
 from headrace.data.subjects import UserColumns
 from headrace.errors import ConfigError, HeadraceError, VersionError
@@ -285,13 +285,12 @@ class Eraser:
 
     def _rewrite_logs(self, users: UserColumns, name: str, ids: dict[str, list[int]], *, whole: bool) -> bool:
         with open_log(self.config, self.folder, EXAMPLES) as examples:
-            end = retained_from(examples)
             erase_rows(examples, EXAMPLES, users, [name])
             clean = examples.purge(whole=whole)
         others = needed_from(self.folder, self.config.logs.forget_after_s)
         with open_log(self.config, self.folder, EVENTS) as events:
-            # a joiner may have to repeat what it did with the entries from `end` on, so they wait for its next state
-            erase_rows(events, EVENTS, users, [name], end=end if others is None else min(end, others))
+            # other readers may have to repeat what they did with the entries that they have not passed for good
+            erase_rows(events, EVENTS, users, [name], end=others)
             clean &= events.purge(whole=whole)
         with open_log(self.config, self.folder, STAGED) as staged:
             scrub_topic(staged, STAGED, ids)

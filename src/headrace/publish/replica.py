@@ -108,6 +108,7 @@ class Replica:
         self._judges: list[Callable[[Change], None]] = []
         self._parts: list[Callable[[Change], Callable[[], None]]] = []
         self._version, self._spec, self._torn = Version(NO_VERSION), dict[str, str](), False
+        self._forgotten: dict[str, Tensor] = {}
         self._gate, self._applying = Gate(), threading.Lock()
 
     @property
@@ -174,7 +175,7 @@ class Replica:
                     do="Use catch_up, which reads what is missing from the log or a snapshot.",
                 )  # fmt: skip
             self._check(change)
-            tables, whole = change.tables, self._replaces(change)
+            tables, whole = self._without_forgotten(change), self._replaces(change)
             if whole and self._version.number >= 0 and (found := difference(tables, self.tables)) is not None:
                 tables, whole = found, False
             if self.mode == "eventual" and not whole:
@@ -185,6 +186,40 @@ class Replica:
                 self._move(change, tables, whole)
                 for move in moves:
                     move()
+
+    def forget(self, ids: Mapping[str, Tensor]) -> None:
+        """Remove rows now, before the version that removes them has come, and keep them out until `remember`.
+
+        Args:
+            ids: Table name to ids (N,) int64; tables that are not here are passed over.
+        """
+        with self._applying:
+            removed = {}
+            for name in set(ids) & set(self.tables):
+                gone = ids[name].unique()
+                known = self._forgotten.get(name, gone[:0])
+                self._forgotten[name] = torch.cat([known, gone]).unique()
+                removed[name] = RowChange(gone[:0], torch.zeros(0, self._width(name)), gone)
+            if removed and self._version.number >= 0:
+                again = Change(version=self._version, tables=removed, spec=self._spec)
+                with self._gate.alone():
+                    self._move(again, removed, False)
+
+    def remember(self, ids: Mapping[str, Tensor]) -> None:
+        """Take rows again from now on that `forget` kept out; what they were is not known any more."""
+        with self._applying:
+            for name in set(ids) & set(self._forgotten):
+                kept = self._forgotten[name]
+                self._forgotten[name] = kept[~torch.isin(kept, ids[name])]
+
+    def _without_forgotten(self, change: Change) -> Mapping[str, RowChange]:
+        tables = dict(change.tables)
+        for name, gone in self._forgotten.items():
+            rows = tables.get(name)
+            if rows is not None and len(gone):
+                kept = ~torch.isin(rows.ids, gone)
+                tables[name] = RowChange(rows.ids[kept], rows.rows[kept], rows.removed)
+        return tables
 
     def catch_up(self, source: ChangeSource, *, on_applied: Callable[[Change], None] | None = None) -> int:
         """Move to the newest version that `source` has, from its snapshot where the log does not reach back.

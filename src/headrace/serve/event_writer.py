@@ -57,6 +57,9 @@ class EventWriter:
         window_s: How long to wait for more requests when several came at a time; a lone one never waits.
         max_waiting: Requests that may wait; further ones are refused.
         remember: Actions to recognise.
+
+    Attributes:
+        screen: Returns the rows that may be logged, of those that come; None: all of them.
     """
 
     def __init__(
@@ -70,6 +73,7 @@ class EventWriter:
         self._gate, self._closed = threading.Lock(), False
         self.commits = self.rows = 0
         self.last_accepted = 0
+        self.screen: Callable[[Events], Events] | None = None
 
     def start(self, visit: Callable[[Events], None] | None = None) -> None:
         """Remember the newest actions of the log, show its newest entries to `visit`, and begin to take rows."""
@@ -100,7 +104,7 @@ class EventWriter:
             CapacityError: If too many requests wait already.
             StoreError: If the writer is closed.
         """
-        job = _Job(events)
+        job = _Job(events if self.screen is None else self.screen(events))
         job.future.set_running_or_notify_cancel()  # a client that goes away does not take its rows back
         with self._gate:  # nothing may be put behind the end marker
             if self._closed or self._thread is None:
