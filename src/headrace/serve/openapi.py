@@ -164,6 +164,9 @@ class ModelSchemas:
 
     def feature(self, name: str) -> Json:
         """Return what a column of a request may hold."""
+        scenario = self.schema.scenario
+        if scenario is not None and name == scenario.column and scenario.default is None:
+            return {"enum": list(scenario.values)}
         if name in self._numbers:
             return {"anyOf": [{"type": "number"}, {"type": "null"}]}
         kinds = [_kind(kind) for kind in self.columns.choices(name)]

@@ -6,6 +6,7 @@ that reach it by a name of their own.
 
 from __future__ import annotations
 
+import asyncio
 import errno
 import ipaddress
 import json
@@ -17,6 +18,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import uvicorn
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from headrace.config import require
 from headrace.errors import ConfigError, HeadraceError
@@ -26,6 +28,8 @@ App = Callable[..., Any]
 _log = logging.getLogger(__name__)
 LOOPBACK = "127.0.0.1"
 GRACE_S = 10
+HEAD_S = 10.0
+MAX_HEAD_BYTES = 65_536
 
 
 def bind(host: str = LOOPBACK, port: int = 8000) -> socket.socket:
@@ -133,11 +137,24 @@ def _config(app: App, access: AccessConfig, loopback: bool) -> uvicorn.Config:
     inside = app if access.tokens is not None or not loopback else KnownNames(app, access.hosts)
     config = uvicorn.Config(
         inside, log_level="warning", access_log=False, lifespan="on", timeout_graceful_shutdown=GRACE_S,
-        server_header=False, date_header=False, h11_max_incomplete_event_size=65536,
+        server_header=False, date_header=False, http=Punctual, ws="none",
         proxy_headers=bool(access.trusted_proxies), forwarded_allow_ips=list(access.trusted_proxies),
     )  # fmt: skip
+    context = encryption(access)
+    if context is not None:
+        config.load()
+        config.ssl = context
+    return config
+
+
+def encryption(access: AccessConfig) -> ssl.SSLContext | None:
+    """Return how connections are encrypted; None: they are not.
+
+    Raises:
+        ConfigError: If a certificate or key cannot be used.
+    """
     if access.certificate is None:
-        return config
+        return None
     try:
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         context.minimum_version = ssl.TLSVersion.TLSv1_2
@@ -148,13 +165,58 @@ def _config(app: App, access: AccessConfig, loopback: bool) -> uvicorn.Config:
     except (OSError, ValueError) as error:  # ssl.SSLError is an OSError
         raise ConfigError("certificate", got=str(error), expected="PEM files of a certificate and its own key",
                           do="A key with a password cannot be used.") from error  # fmt: skip
-    config.load()
-    config.ssl = context
-    return config
+    return context
 
 
 def _no_password() -> str:
     raise ValueError("a key with a password")
+
+
+class Punctual(HttpToolsProtocol):
+    """One connection; it is closed when the head of a request does not come in time, or does not end.
+
+    So whoever opens connections and says little or nothing holds them, and memory, for a while only. How long a body
+    may take is `ServeConfig.body_timeout_s`.
+    """
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        """Expect the head of a first request."""
+        super().connection_made(transport)
+        self._late: asyncio.TimerHandle | None = None
+        self._expect()
+
+    def data_received(self, data: bytes) -> None:
+        """Read on, unless a head grows without end."""
+        super().data_received(data)
+        if self._late is not None:
+            self._head_bytes += len(data)
+            if self._head_bytes > MAX_HEAD_BYTES:
+                self.transport.close()
+
+    def on_message_begin(self) -> None:
+        """Expect the rest of a request's head."""
+        super().on_message_begin()
+        self._expect()
+
+    def on_headers_complete(self) -> None:
+        """The head is there."""
+        self._arrived()
+        super().on_headers_complete()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Expect nothing more."""
+        self._arrived()
+        super().connection_lost(exc)
+
+    def _expect(self) -> None:
+        self._arrived()
+        self._head_bytes = 0
+        self._late = self.loop.call_later(HEAD_S, self.transport.close)
+
+    def _arrived(self) -> None:
+        if self._late is not None:
+            self._late.cancel()
+            self._late = None
 
 
 class KnownNames:
@@ -173,7 +235,7 @@ class KnownNames:
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         """Answer 421 to a name that is not known."""
-        if scope["type"] == "http" and not self._knows(dict(scope["headers"]).get(b"host", b"")):
+        if scope["type"] == "http" and not self.knows(dict(scope["headers"]).get(b"host", b"")):
             body = json.dumps({
                 "what": "Host", "got": "a name that is not known here", "expected": "an address, or localhost",
                 "do": "Allow the name (`hosts`), or use tokens.",
@@ -184,7 +246,8 @@ class KnownNames:
             return
         await self.app(scope, receive, send)
 
-    def _knows(self, host: bytes) -> bool:
+    def knows(self, host: bytes) -> bool:
+        """Return whether a Host header is an address, or a name that is allowed."""
         name = host.decode("latin-1").lower()
         name = name[1:].partition("]")[0] if name.startswith("[") else name.partition(":")[0]
         if not name or name in self.names or name.endswith(".localhost"):

@@ -171,6 +171,55 @@ def test_a_client_without_a_certificate_is_refused_where_one_is_asked_for(pair) 
         thread.join(10)
 
 
+SILENT = {
+    "nothing": b"", "half a line": b"GET / HT", "half a head": b"GET / HTTP/1.1\r\nhost: localhost\r\nx: ",
+    "a second half": b"GET / HTTP/1.1\r\nhost: localhost\r\n\r\nGET / HT",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("said", SILENT)
+def test_a_connection_that_says_too_little_is_closed(monkeypatch, said: str) -> None:
+    monkeypatch.setattr("headrace.serve.server.HEAD_S", 0.2)
+    url, stop, thread = serving(AccessConfig())
+    try:
+        with socket.create_connection(("127.0.0.1", int(url.rpartition(":")[2])), timeout=10) as connection:
+            connection.sendall(SILENT[said])
+            heard = b""
+            while part := connection.recv(4096):
+                heard += part
+        assert (b"here" in heard) == (said == "a second half")
+    finally:
+        stop.set()
+        thread.join(10)
+
+
+def test_a_head_that_does_not_end_is_cut_off() -> None:
+    url, stop, thread = serving(AccessConfig())
+    try:
+        with socket.create_connection(("127.0.0.1", int(url.rpartition(":")[2])), timeout=10) as connection:
+            connection.sendall(b"GET / HTTP/1.1\r\nhost: localhost\r\n")
+            with pytest.raises(OSError, match=r"reset|pipe"):
+                for _ in range(200):
+                    connection.sendall(b"x: " + b"y" * 4000 + b"\r\n")
+                    time.sleep(0.002)
+    finally:
+        stop.set()
+        thread.join(10)
+
+
+def test_a_connection_may_be_used_again_after_a_while(monkeypatch) -> None:
+    monkeypatch.setattr("headrace.serve.server.HEAD_S", 0.2)
+    url, stop, thread = serving(AccessConfig())
+    try:
+        with httpx.Client(base_url=url, trust_env=False) as client:
+            for _ in range(3):
+                assert client.get("/").text == "here"
+                time.sleep(0.3)
+    finally:
+        stop.set()
+        thread.join(10)
+
+
 def test_a_certificate_without_its_key_is_told_before_anything_starts(pair, tmp_path) -> None:
     certificate, _ = pair
     with pytest.raises(ConfigError, match="certificate"):
