@@ -2,6 +2,7 @@
 
 headrace inspect PATH          what it is and what is in it; files are verified by their checksums
 headrace inspect diff A B      what differs between two run records (files or run folders)
+headrace inspect traces ID DIR whether a folder holds any trace of a user (exit code 1 if it does)
 headrace inspect profile X     where a step's time goes: of a recipe (with its name=value) or of a run folder
 """
 
@@ -28,6 +29,7 @@ from headrace.cli.inspect_files import (
     read_table_file,
 )
 from headrace.cli.inspect_profile import profile
+from headrace.cli.inspect_traces import traces
 from headrace.cli.output import console, human_bytes, print_json
 from headrace.config import tree
 from headrace.errors import ConfigError, DataError, HeadraceError
@@ -56,6 +58,8 @@ def run(arguments: argparse.Namespace) -> int:
             raise ConfigError("inspect diff", got=f"{len(words) - 1} paths", expected="two run records",
                               do="headrace inspect diff A B")  # fmt: skip
         return _diff(Path(words[1]), Path(words[2]), arguments.json)
+    if words[0] == "traces":
+        return traces(words[1:], as_json=arguments.json)
     if words[0] == "profile":
         return profile(words[1:], steps=arguments.steps, as_json=arguments.json)
     results = [describe(Path(word)) for word in words]

@@ -15,6 +15,7 @@ from headrace.loop import EveryExamples, Loop, Progress, run
 from headrace.online.baselines import Metrics
 from headrace.online.build import Serving, keep_preparation, open_learner, open_serving
 from headrace.online.config import OnlineConfig
+from headrace.online.erase_rest import erase_embedded, screened
 from headrace.online.guarding import NewestBatches, open_guard
 from headrace.online.layout import CHANGES, RunFolder
 from headrace.online.recording import Recording
@@ -27,6 +28,8 @@ from headrace.types import Change, Events, Report
 
 class Embedded:
     """One process that answers, joins, learns and publishes; give it a folder and it resumes there.
+
+    Users are erased between two runs: when `run` begins, and when it ends.
 
     Args:
         config: The run; needs a player.
@@ -56,6 +59,7 @@ class Embedded:
         joiner: Joiner = EventJoiner(EventJoin(config.join), collator)
         if config.position is not None:
             joiner = Placed(joiner, config.position)
+        joiner = screened(joiner, config, folder)
         self.publisher = LogPublisher(open_log(config, folder, CHANGES), snapshots=folder.snapshots,
                                       snapshot_every=config.snapshot_every)  # fmt: skip
         self.serving.replica.catch_up(self.publisher)
@@ -79,7 +83,10 @@ class Embedded:
             with publishing(self.publisher.changes.log) as alone:
                 require(alone, f"Run folder {self.folder.root}", got="another process that publishes there",
                         expected="one run at a time", do="Stop it, or give another folder.")  # fmt: skip
+                if erase_embedded(self.config, self.folder, self.sluice):
+                    self.serving.replica.catch_up(self.publisher)
                 report = run(self.loop)
+                erase_embedded(self.config, self.folder, self.sluice)
         finally:
             torch.set_num_threads(threads)
         report.notes.extend(self.config.notes)

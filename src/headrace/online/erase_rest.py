@@ -5,14 +5,19 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 
-from headrace.data.erasure_book import Erasure
+import numpy as np
+
+from headrace.data.erasure_book import Erasure, ErasureBook
+from headrace.data.subjects import UserColumns
 from headrace.errors import ConfigError
 from headrace.online.config import OnlineConfig
 from headrace.online.erase import JOINED, LEARNED, Eraser, erase_checkpoint, open_book, user_columns
 from headrace.online.layout import CHANGES, EXAMPLES, RunFolder
 from headrace.online.logs import open_log
 from headrace.online.roles import run_joiner, run_learner, run_publisher
+from headrace.protocols import Joiner
 from headrace.publish import LogPublisher, Sluice, publishing
+from headrace.types import Batch, Events, State
 
 ROUNDS = 4
 """Joiner, learner and publisher wait for each other at most so often."""
@@ -87,6 +92,45 @@ def erase_embedded(config: OnlineConfig, folder: RunFolder, sluice: Sluice) -> i
     while eraser.step():
         sluice.obey()
     return len(names)
+
+
+def screened(joiner: Joiner, config: OnlineConfig, folder: RunFolder) -> Joiner:
+    """Return a joiner that takes no rows of erased users, for a run of one process; itself where nobody ever was."""
+    return Screened(joiner, open_book(folder), user_columns(config)) if folder.erasures.exists() else joiner
+
+
+class Screened:
+    """A joiner that rows of erased users do not reach, from whatever log they are played again.
+
+    Args:
+        inner: The joiner.
+        book: Who is erased when this is made.
+        users: The columns that name users.
+    """
+
+    def __init__(self, inner: Joiner, book: ErasureBook, users: UserColumns) -> None:
+        self.inner, self.users, self._veil, self._blocked = inner, users, book.veil, book.blocked()
+
+    def add(self, requests: Events, predictions: Events | None, answers: Events | None) -> Batch | None:
+        """Pass on what may be joined."""
+        gone = self.users.named(requests.batch, self._blocked, self._veil)
+        if gone.any():
+            kept = np.flatnonzero(~gone)
+            requests = requests.take(kept)
+            predictions = None if predictions is None else predictions.take(kept)
+        return self.inner.add(requests, predictions, answers)
+
+    def flush(self) -> Batch | None:
+        """Pass on."""
+        return self.inner.flush()
+
+    def state(self) -> State:
+        """Return the inner state."""
+        return self.inner.state()
+
+    def restore(self, state: State) -> None:
+        """Continue."""
+        self.inner.restore(state)
 
 
 def _alive(pid: int) -> bool:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import mmap
 import sqlite3
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from contextlib import closing, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -310,9 +310,3 @@ def rows_held(tables: dict[str, object], users: UserColumns, name: str) -> list[
         if contains is not None and bool(contains(ids).any()):
             held.append(table)
     return held
-
-
-def lines(scan: Scan) -> Iterator[Sequence[str]]:
-    """Yield what was found, as rows for a table."""
-    for trace in scan.traces:
-        yield trace.path, trace.where, trace.form

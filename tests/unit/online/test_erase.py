@@ -13,11 +13,13 @@ import pyarrow as pa
 import pytest
 
 from headrace.data import EmbeddedLog, IdFeature, JoinConfig, Schema
-from headrace.online import OnlineConfig, RunFolder, open_serving, run_joiner, run_learner, run_publisher
+from headrace.data.source import MemorySource
+from headrace.online import Embedded, OnlineConfig, RunFolder, open_serving, run_joiner, run_learner, run_publisher
 from headrace.online.demo import DeepFMBuilder
 from headrace.online.erase import open_book, user_columns
 from headrace.online.erase_rest import finish_erasures
 from headrace.online.layout import CHANGES, EVENTS
+from headrace.online.recording import Recording
 from headrace.online.traces import find_traces, rows_held
 from headrace.publish import ChangeReader
 from headrace.types import Events
@@ -166,3 +168,23 @@ def test_a_run_at_rest_in_the_middle_of_its_stream(folder: RunFolder) -> None:
     with roles(run, folder):
         wait(lambda: folder.read_status("publisher").get("final"))
     check_gone(run, folder)
+
+
+def recorded() -> Recording:
+    rows = [part for first in range(0, 600, 20) for part in (impressions(first, 20, someone), clicks(first, 20))]
+    return Recording(lambda: MemorySource(rows), max_span_s=60.0)
+
+
+def test_a_run_of_one_process_is_erased_between_two_runs(folder: RunFolder) -> None:
+    run, asked = config(player=recorded), iter(range(10_000))
+    Embedded(run, folder, stop=lambda: next(asked) > 8).run()
+    users = user_columns(run)
+    assert find_traces(folder.root, ALICE, users).traces
+    book = open_book(folder)
+    number = book.request(ALICE).number
+    assert finish_erasures(run, folder) == []
+    assert book.erasure(number).finished
+    assert find_traces(folder.root, ALICE, users).traces == []
+    Embedded(run, folder).run()
+    assert find_traces(folder.root, ALICE, users).traces == [], "what is played still has her; she does not come back"
+    assert rows_held(replica_of(run, folder).tables, users, LONGER) == ["user"]
