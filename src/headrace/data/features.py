@@ -271,7 +271,7 @@ def _check_part(name: str, part: object, kinds: tuple[type, ...]) -> None:
 
 RESERVED = (
     "key", "kind", "event_time", "item", "accepted_time", "score", "version", "score_logged", "example_id",
-    "sample_rate", "action_time", "value",
+    "sample_rate", "action_time", "value", "arm", "arm_propensity", "place", "propensity", "policy",
 )  # fmt: skip
 """Columns of the data contract that any event may have."""
 

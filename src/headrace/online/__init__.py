@@ -1,27 +1,34 @@
 """The composition of an online ranker: from one configuration to parts, to one process, or to four."""
 
 from headrace.online.build import Serving, open_learner, open_serving, open_tables
+from headrace.online.changes import Following
 from headrace.online.config import ModelBuilder, OnlineConfig, Player, TableSettings
 from headrace.online.embedded import Embedded
 from headrace.online.export import export_log
 from headrace.online.feed import Feeder, FeedProgress
 from headrace.online.labelling import Labelling, LabellingConfig, labelling_schema
 from headrace.online.layout import ROLES, RunFolder
+from headrace.online.logs import open_log
 from headrace.online.offline import compare_source, evaluate_source, newest_predictor, predict_file, request_file
 from headrace.online.recipe import build, find_recipe, parameters
+from headrace.online.recommending import open_recommender, open_stage, with_items
 from headrace.online.recording import Recording
-from headrace.online.roles import open_log, run_joiner, run_learner, run_publisher
+from headrace.online.roles import run_joiner, run_learner, run_publisher
 from headrace.online.server import run_server
 from headrace.online.summary import close_events, deep, summarise
 from headrace.online.supervisor import Supervisor
+from headrace.online.trimming import LogRetention, LogTrimmer, TrimmedExamples, keep_for
 
 __all__ = [
     "ROLES",
     "Embedded",
     "FeedProgress",
     "Feeder",
+    "Following",
     "Labelling",
     "LabellingConfig",
+    "LogRetention",
+    "LogTrimmer",
     "ModelBuilder",
     "OnlineConfig",
     "Player",
@@ -30,6 +37,7 @@ __all__ = [
     "Serving",
     "Supervisor",
     "TableSettings",
+    "TrimmedExamples",
     "build",
     "close_events",
     "compare_source",
@@ -37,11 +45,14 @@ __all__ = [
     "evaluate_source",
     "export_log",
     "find_recipe",
+    "keep_for",
     "labelling_schema",
     "newest_predictor",
     "open_learner",
     "open_log",
+    "open_recommender",
     "open_serving",
+    "open_stage",
     "open_tables",
     "parameters",
     "predict_file",
@@ -51,4 +62,5 @@ __all__ = [
     "run_publisher",
     "run_server",
     "summarise",
+    "with_items",
 ]

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
 from typing import cast
 
 from headrace.config import require
@@ -55,6 +57,19 @@ def open_recommender(
         for name, predictor in predictors.items()
     }
     return Recommender(stages, Catalogue(items, schema), memory, popularity, settings)
+
+
+def with_items(config: OnlineConfig, path: Path | None) -> OnlineConfig:
+    """Return a run whose server loads its catalogue from a file; None: as it is.
+
+    Raises:
+        ConfigError: If the run does not recommend.
+    """
+    if path is None:
+        return config
+    require(config.recommend is not None, "--items", got=str(path), expected="a recipe with a RecommendConfig",
+            do="Give OnlineConfig recommend=RecommendConfig().")  # fmt: skip
+    return replace(config, recommend=replace(config.recommend or RecommendConfig(), items=path))
 
 
 def open_stage(config: OnlineConfig, predictor: RankPredictor, settings: RecommendConfig) -> Stage:

@@ -17,6 +17,7 @@ from headrace.data.log import EmbeddedLog
 from headrace.data.validation import is_list
 from headrace.errors import DataError, SchemaError, StaleError, nearest
 from headrace.serve.columns import Columns
+from headrace.serve.json_values import check_names
 from headrace.serve.shelf import Shelf, item_ids
 from headrace.types import REQUIRED, Events
 
@@ -161,8 +162,7 @@ class Catalogue:
                               do="These names are those of the log.")  # fmt: skip
         rows, now = items.num_rows, time.time_ns() // 1000
         columns = {name: self._cast(name, items.column(name)) for name in names}
-        if columns[item].null_count:
-            raise SchemaError(f"Items, column '{item}'", got="null", expected="a name in every row")
+        check_names(item, columns[item])
         fixed = {"key": columns[item].cast(pa.string()), "kind": pa.array([kind] * rows, pa.string()),
                  "event_time": pa.array(np.full(rows, now, dtype=np.int64))}  # fmt: skip
         return Events.from_columns(fixed | columns)

@@ -83,6 +83,24 @@ class Client:
         self._newest.saw(int(answer.get("version", -1)))
         return answer
 
+    def put_items(self, items: Sequence[Mapping[str, object]], *, replace: bool = False) -> int:
+        """Add items to the catalogue, each `{"item": ..., attributes}`, or put them in place of those of the same name.
+
+        Args:
+            items: The items, whole; attributes that are not given are null.
+            replace: Remove every other item in the same step.
+
+        Returns:
+            How many items there are then. Needs the scope `admin`.
+        """
+        call = calls.items_call("PUT", "/v1/items", {"items": [dict(one) for one in items]}, replace=replace)
+        return int(self._send(call).json()["items"])
+
+    def remove_items(self, *items: str | int) -> int:
+        """Remove items from the catalogue; returns how many were there. Needs the scope `admin`."""
+        call = calls.items_call("POST", "/v1/items/remove", {"items": list(items)})
+        return int(self._send(call).json()["removed"])
+
     def feedback(self, *actions: Mapping[str, object]) -> dict[str, int]:
         """Send actions, each `{"key", "kind", "item", "event_time"?, "value"?}`; returns how many were new."""
         return calls.counts(self._send(calls.json_call("POST", "/v1/feedback", list(actions))).json())

@@ -157,6 +157,12 @@ def erase_call(user: str | int) -> Call:
     return Call("DELETE", f"/v1/users/{quote(str(user), safe='')}")
 
 
+def items_call(method: str, path: str, content: object, *, replace: bool = False) -> Call:
+    """Return a call that changes the catalogue."""
+    call = json_call(method, path, content)
+    return Call(call.method, call.path, call.body, call.kind, {"replace": "true"} if replace else {})
+
+
 def recommend_content(
     user: Mapping[str, object] | None, n: int, more: Mapping[str, object], newest: Newest
 ) -> dict[str, object]:

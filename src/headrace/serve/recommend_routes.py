@@ -15,9 +15,9 @@ from headrace.serve.arrow_body import read_table
 from headrace.serve.door import ADMIN, ARROW, READ, Door, flag
 from headrace.serve.json_values import array_of, check_names, fields_of, json_of, repeated, short
 from headrace.serve.openapi import BEHIND, COUNT, NAME, TIME, Json, ModelSchemas, Operation
+from headrace.serve.rank_routes import version_of
 from headrace.serve.recommend import PLACE, POLICY, PROPENSITY
 from headrace.serve.recommend_desk import Answered, RecommendDesk
-from headrace.serve.requests import wanted_version
 from headrace.serve.seen import SEEN_RULES
 from headrace.serve.wishes import MAX_EXCLUDED, with_version
 from headrace.types import Events
@@ -68,7 +68,7 @@ class _RecommendRoutes:
     def _answers(self, body: bytes, arrow: bool, oldest: str | None) -> list[Answered]:
         reader = self.desk.reader
         wishes = reader.arrow(body) if arrow else [reader.json(body)]
-        least = None if oldest is None else wanted_version(oldest)
+        least = None if oldest is None else version_of(oldest)
         return [self.desk.answer(with_version(wish, least)) for wish in wishes]
 
     async def items(self, request: Request) -> Response:
