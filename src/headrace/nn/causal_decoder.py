@@ -1,9 +1,9 @@
 """The weights of a causal transformer laid out for generation, and sequences that are continued with them.
 
 Training wants gradients and whole sequences, generation wants one token at a time as cheaply as can be. So the weights
-are packed once per version: norms are folded into the layers behind them and adapters into the weights they adapt.
-Keys and values of what was read stay in one block of memory, aligned on the right, so that the next token has the same
-place in every sequence.
+are packed once per version: norms are folded into the layers behind them, the scale of the attention into the queries,
+adapters into the weights they adapt. Keys and values of what was read stay in blocks of memory, aligned on the right,
+so that the next token has the same place in every sequence; keys lie transposed, ready for their product with queries.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-from torch.nn.functional import linear, rms_norm, scaled_dot_product_attention
+from torch.nn.functional import scaled_dot_product_attention, silu
 
 from headrace.config import require
 from headrace.errors import DataError
@@ -24,7 +24,7 @@ from headrace.types import Jagged
 
 @dataclass(frozen=True, slots=True)
 class _Layer:
-    """One block: the norm before each projection is in the projection's weights already."""
+    """One block, weights as (inputs, outputs); the norm before each projection is in the projection already."""
 
     qkv: Tensor
     qkv_bias: Tensor | None
@@ -47,26 +47,30 @@ class PackedDecoder:
 
     @torch.no_grad()
     def __init__(self, settings: CausalSettings, rotation: Tensor, weights: Mapping[str, Tensor]) -> None:
-        self.settings, self.rotation = settings, rotation
+        self.settings, self.turns = settings, torch.view_as_complex(rotation)
         self.embedding = weights["embedding.weight"].clone()
         table = weights.get("output.weight", self.embedding)
-        self.output = table * weights["last_norm.weight"]
+        self.output = _turned(table * weights["last_norm.weight"])
         self.layers = [self._layer(weights, f"blocks.{place}.") for place in range(settings.layers)]
 
     def _layer(self, weights: Mapping[str, Tensor], block: str) -> _Layer:
-        attention, units, norms = f"{block}attention.", f"{block}units.", None
-        if self.settings.normed_heads:
-            norms = torch.cat([
-                weights[f"{attention}query_norm.weight"].expand(self.settings.heads, -1),
-                weights[f"{attention}key_norm.weight"].expand(self.settings.key_heads, -1),
-            ])  # fmt: skip
+        sizes, attention, units, norms = self.settings, f"{block}attention.", f"{block}units.", None
+        scale = torch.ones(sum(sizes.parts), 1)
+        scale[: sizes.parts[0]] = sizes.head_width**-0.5
+        if sizes.normed_heads:  # the scale would be normed away again: it goes into the norm's own weight
+            query = weights[f"{attention}query_norm.weight"] * sizes.head_width**-0.5
+            key = weights[f"{attention}key_norm.weight"]
+            norms, scale = (
+                torch.cat((query.expand(sizes.heads, -1), key.expand(sizes.key_heads, -1))),
+                scale.new_ones(1),
+            )
         bias = weights.get(f"{attention}qkv.bias")
         return _Layer(
-            qkv=weights[f"{attention}qkv.weight"] * weights[f"{block}attention_norm.weight"],
-            qkv_bias=None if bias is None else bias.clone(), head_norms=norms,
-            out=weights[f"{attention}out.weight"].clone(),
-            gate_up=weights[f"{units}gate_up.weight"] * weights[f"{block}units_norm.weight"],
-            down=weights[f"{units}down.weight"].clone(),
+            qkv=_turned(weights[f"{attention}qkv.weight"] * weights[f"{block}attention_norm.weight"] * scale),
+            qkv_bias=None if bias is None else bias * scale.flatten(), head_norms=norms,
+            out=_turned(weights[f"{attention}out.weight"]),
+            gate_up=_turned(weights[f"{units}gate_up.weight"] * weights[f"{block}units_norm.weight"]),
+            down=_turned(weights[f"{units}down.weight"]),
         )  # fmt: skip
 
     def begin(self, prompts: Jagged, room: int) -> PackedDecoding:
@@ -105,40 +109,40 @@ class PackedDecoding:
             raise DataError("Prompts", got=f"{longest} tokens and {room} to come",
                             expected=f"{sizes.max_length} in all",
                             do="Cut the prompt, or ask for fewer tokens.")  # fmt: skip
-        self._decoder, self._rows, self._place = decoder, len(lengths_B), longest
-        shape = (self._rows, 2 * sizes.key_heads, longest + room, sizes.head_width)
-        dtype = decoder.embedding.dtype
-        self._cache = [torch.zeros(shape, dtype=dtype) for _ in decoder.layers]
-        self._lengths_B = lengths_B.clone()
-        self._hidden = (
-            None if bool((lengths_B == longest).all()) else _hidden(longest - lengths_B, longest + room, dtype)
-        )
+        self._decoder, self._rows, self._place, self._end = decoder, len(lengths_B), longest, longest + room
+        rows, keys, width = self._rows, sizes.key_heads, sizes.head_width
+        empty = decoder.embedding.new_zeros
+        self._keys = [empty(rows, keys, width, self._end) for _ in decoder.layers]
+        self._values = [empty(rows, keys, self._end, width) for _ in decoder.layers]
+        missing_B = longest - lengths_B
+        self._missing_B = None if not bool(missing_B.any()) else missing_B
+        self._hidden = None if self._missing_B is None else _hidden(missing_B, self._end, keys, decoder.embedding.dtype)
         self.logits = self._read(prompts)
 
     def _read(self, prompts: Jagged) -> Tensor:
         """Read the prompts, all their tokens in one go, and return what comes next (B, V)."""
-        decoder, layout, sizes = self._decoder, Layout(prompts), self._decoder.settings
-        turn = torch.view_as_complex(decoder.rotation[layout.positions]).unsqueeze(1)
-        heads, longest = sizes.heads, self._place
-        # In the cache every prompt ends at the same place; side by side they begin at the same place.
-        shift_B1 = (longest - self._lengths_B).unsqueeze(1)
-        source = (torch.arange(longest) - shift_B1).clamp(min=0)
+        decoder, layout, sizes, longest = self._decoder, Layout(prompts), self._decoder.settings, self._place
+        turn = decoder.turns[layout.positions].unsqueeze(1)
+        heads, share = sizes.heads, sizes.heads // sizes.key_heads
         states = decoder.embedding[prompts.values]
-        for layer, cache in zip(decoder.layers, self._cache, strict=True):
-            qkv = self._projected(layer, states, turn)
-            beside = layout.beside(qkv)
-            if self._hidden is None:
-                cache[:, :, :longest] = beside[:, :, heads:].transpose(1, 2)
-            else:
-                rows = torch.arange(self._rows).unsqueeze(1)
-                cache[:, :, :longest] = beside[:, :, heads:][rows, source].transpose(1, 2)
+        for layer, kept_keys, kept_values in zip(decoder.layers, self._keys, self._values, strict=True):
+            beside = layout.beside(self._projected(layer, states, turn))
+            cached = self._aligned(beside[:, :, heads:])
+            kept_keys[..., :longest] = cached[:, :, : sizes.key_heads].permute(0, 2, 3, 1)
+            kept_values[:, :, :longest] = cached[:, :, sizes.key_heads :].transpose(1, 2)
             queries, keys, values = torch.split(beside.transpose(1, 2), [heads, sizes.key_heads, sizes.key_heads], 1)
-            if heads != sizes.key_heads:
-                share = heads // sizes.key_heads
+            if share > 1:
                 keys, values = keys.repeat_interleave(share, 1), values.repeat_interleave(share, 1)
-            found = scaled_dot_product_attention(queries, keys, values, is_causal=True)
+            found = scaled_dot_product_attention(queries, keys, values, is_causal=True, scale=1.0)
             states = self._finished(layer, states, layout.in_a_row(found.transpose(1, 2)).flatten(1))
         return self._output(states[prompts.offsets[1:] - 1])
+
+    def _aligned(self, beside_BT: Tensor) -> Tensor:
+        """Move prompts that begin at one place so that they end at one place; what stands before is hidden."""
+        if self._missing_B is None:
+            return beside_BT
+        source_BT = (torch.arange(self._place) - self._missing_B.unsqueeze(1)).clamp(min=0)
+        return beside_BT[torch.arange(self._rows).unsqueeze(1), source_BT]
 
     @torch.no_grad()
     def step(self, tokens_B: Tensor) -> Tensor:
@@ -147,21 +151,25 @@ class PackedDecoding:
         Raises:
             DataError: If there is no room left.
         """
-        decoder, sizes, place = self._decoder, self._decoder.settings, self._place
-        if place == self._cache[0].shape[2]:
+        decoder, sizes, place, rows = self._decoder, self._decoder.settings, self._place, self._rows
+        if place == self._end:
             raise DataError("Sequences", got="one more token", expected=f"{place} tokens in all", do="Make more room.")
-        rows, keys, share = self._rows, sizes.key_heads, sizes.heads // sizes.key_heads
-        turn = torch.view_as_complex(decoder.rotation[self._lengths_B]).unsqueeze(1)
-        hidden = None if self._hidden is None else self._hidden[:rows, :, :, : place + 1]
+        heads, keyed = sizes.heads, sizes.heads + sizes.key_heads
+        shape = (rows * sizes.key_heads, heads // sizes.key_heads, sizes.head_width)
+        turn = decoder.turns[place if self._missing_B is None else place - self._missing_B.unsqueeze(1)]
+        hidden = None if self._hidden is None else self._hidden[: shape[0], :, : place + 1]
         states = decoder.embedding[tokens_B]
-        for layer, whole in zip(decoder.layers, self._cache, strict=True):
-            qkv = self._projected(layer, states, turn)
-            cache = whole[:rows, :, : place + 1]
-            cache[:, :, place] = qkv[:, sizes.heads :]
-            queries = torch.unflatten(qkv[:, : sizes.heads], 1, (keys, share))
-            found = scaled_dot_product_attention(queries, cache[:, :keys], cache[:, keys:], attn_mask=hidden)
-            states = self._finished(layer, states, found.flatten(1))
-        self._place, self._lengths_B = place + 1, self._lengths_B + 1
+        for layer, kept_keys, kept_values in zip(decoder.layers, self._keys, self._values, strict=True):
+            projected = self._projected(layer, states, turn)
+            kept_keys[:rows, :, :, place] = projected[:, heads:keyed]
+            kept_values[:rows, :, place] = projected[:, keyed:]
+            seen, told = kept_keys[:rows].flatten(0, 1)[..., : place + 1], kept_values[:rows].flatten(0, 1)
+            scores = torch.bmm(projected[:, :heads].reshape(shape), seen)
+            if hidden is not None:
+                scores += hidden
+            found = torch.bmm(torch.softmax(scores, -1), told[:, : place + 1])
+            states = self._finished(layer, states, found.view(rows, -1))
+        self._place = place + 1
         self.logits = self._output(states)
         return self.logits
 
@@ -171,37 +179,49 @@ class PackedDecoding:
         moved = [(to, source) for to, source in enumerate(rows) if to != source]
         if moved:
             to, source = (torch.tensor(places) for places in zip(*moved, strict=True))
-            for cache in self._cache:
-                cache[to, :, : self._place] = cache[source, :, : self._place]
-        if self._hidden is not None:
-            self._hidden = self._hidden[rows]
-        self._lengths_B, self._rows, self.logits = self._lengths_B[rows], len(rows), self.logits[rows]
+            for keys, values in zip(self._keys, self._values, strict=True):
+                keys[to], values[to] = keys[source], values[source]
+        if self._missing_B is not None:
+            self._missing_B = self._missing_B[rows]
+            self._hidden = _hidden(self._missing_B, self._end, self._decoder.settings.key_heads, self.logits.dtype)
+        self._rows, self.logits = len(rows), self.logits[rows]
 
     def _projected(self, layer: _Layer, states: Tensor, turn: Tensor) -> Tensor:
         """Return queries, keys and values as heads (N, H + 2K, W), queries and keys turned to their positions."""
         sizes = self._decoder.settings
-        qkv = linear(rms_norm(states, (sizes.width,), None, sizes.epsilon), layer.qkv, layer.qkv_bias)
+        qkv = torch.mm(_normed(states, sizes.epsilon), layer.qkv)
+        if layer.qkv_bias is not None:
+            qkv += layer.qkv_bias
         heads = qkv.view(len(states), -1, sizes.head_width)
         both = heads[:, : sizes.heads + sizes.key_heads]
         if layer.head_norms is not None:
-            both.copy_(rms_norm(both, (sizes.head_width,), None, sizes.epsilon).mul_(layer.head_norms))
+            both.copy_(_normed(both, sizes.epsilon).mul_(layer.head_norms))
         torch.view_as_complex(torch.unflatten(both, -1, (-1, 2))).mul_(turn)
         return heads
 
     def _finished(self, layer: _Layer, states: Tensor, found: Tensor) -> Tensor:
         """Add what attention found, and the gated units, to the stream."""
         sizes = self._decoder.settings
-        states = torch.addmm(states, found, layer.out.T)
-        both = linear(rms_norm(states, (sizes.width,), None, sizes.epsilon), layer.gate_up)
-        gates, ups = both[:, : sizes.hidden], both[:, sizes.hidden :]
-        return torch.addmm(states, torch.nn.functional.silu(gates).mul_(ups), layer.down.T)
+        states = torch.addmm(states, found, layer.out)
+        both = torch.mm(_normed(states, sizes.epsilon), layer.gate_up)
+        return torch.addmm(states, silu(both[:, : sizes.hidden]).mul_(both[:, sizes.hidden :]), layer.down)
 
     def _output(self, states: Tensor) -> Tensor:
-        sizes = self._decoder.settings
-        return linear(rms_norm(states, (sizes.width,), None, sizes.epsilon), self._decoder.output)
+        return torch.mm(_normed(states, self._decoder.settings.epsilon), self._decoder.output)
 
 
-def _hidden(missing_B: Tensor, places: int, dtype: torch.dtype) -> Tensor:
-    """Return what is added to attention scores so that places before a prompt are not seen, (B, 1, 1, T)."""
-    hidden_BT = torch.arange(places) < missing_B.unsqueeze(1)
-    return torch.zeros(hidden_BT.shape, dtype=dtype).masked_fill_(hidden_BT, float("-inf"))[:, None, None]
+def _normed(values: Tensor, epsilon: float) -> Tensor:
+    """Divide by the root of the mean square over the last axis: half the calls of `rms_norm` on a CPU."""
+    length = torch.linalg.vector_norm(values, dim=-1, keepdim=True)
+    return values * torch.addcmul(length.new_full((1,), epsilon), length, length, value=1.0 / values.shape[-1]).rsqrt_()
+
+
+def _turned(weight: Tensor) -> Tensor:
+    """Return a weight (outputs, inputs) as a matrix (inputs, outputs) of its own."""
+    return weight.T.clone(memory_format=torch.contiguous_format)
+
+
+def _hidden(missing_B: Tensor, places: int, heads: int, dtype: torch.dtype) -> Tensor:
+    """Return what is added to scores so that places before a prompt are not seen, (B * heads, 1, T)."""
+    hidden_BT = (torch.arange(places) < missing_B.unsqueeze(1)).repeat_interleave(heads, 0)
+    return torch.zeros(hidden_BT.shape, dtype=dtype).masked_fill_(hidden_BT, float("-inf")).unsqueeze(1)

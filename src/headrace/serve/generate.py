@@ -125,40 +125,39 @@ def generate(decoder: Decoder, prompts: Jagged, config: GenerateConfig, seeds: S
     require(len(seeds) == rows, "seeds", got=len(seeds), expected=f"{rows}, one per prompt")
     if rows == 0:
         return Completions.concat([])
-    draws_BT = uniforms(seeds, config.max_tokens)
-    tokens_BT = torch.zeros(rows, config.max_tokens, dtype=torch.int64)
-    log_probs_BT = torch.zeros(rows, config.max_tokens)
-    lengths_B, ended_B = torch.full((rows,), config.max_tokens), torch.zeros(rows, dtype=torch.bool)
+    draws_TA = uniforms(seeds, config.max_tokens).T.contiguous()
     alive_A, ends = torch.arange(rows), torch.tensor(config.ends, dtype=torch.int64)
+    ended_B = torch.zeros(rows, dtype=torch.bool)
+    steps: list[tuple[Tensor, Tensor, Tensor]] = []
     going = decoder.begin(prompts, config.max_tokens - 1)
     for place in range(config.max_tokens):
-        drawn_A, found_A = draw(going.logits, draws_BT[alive_A, place], config)
-        tokens_BT[alive_A, place], log_probs_BT[alive_A, place] = drawn_A, found_A
+        drawn_A, found_A = draw(going.logits, draws_TA[place], config)
+        steps.append((alive_A, drawn_A, found_A))
+        last = place + 1 == config.max_tokens
         if len(ends):
-            stays = ~torch.isin(drawn_A, ends)
-            kept = stays.tolist()
-            if not all(kept):
-                left = alive_A[~stays]
-                lengths_B[left], ended_B[left] = place + 1, True
-                held = closed_up(kept)
-                if not held:
+            stays = (~torch.isin(drawn_A, ends)).tolist()
+            if not all(stays):
+                ended_B[[row for row, stay in zip(alive_A.tolist(), stays, strict=True) if not stay]] = True
+                held = closed_up(stays)
+                if not held or last:
                     break
-                if place + 1 < config.max_tokens:
-                    going.keep(held)
-                alive_A, drawn_A = alive_A[held], drawn_A[held]
-        if place + 1 < config.max_tokens:
+                going.keep(held)
+                alive_A, drawn_A, draws_TA = alive_A[held], drawn_A[held], draws_TA[:, held]
+        if not last:
             going.step(drawn_A)
-    return _completions(tokens_BT, log_probs_BT, lengths_B, ended_B)
+    return _completions(steps, ended_B)
 
 
-def _completions(tokens_BT: Tensor, log_probs_BT: Tensor, lengths_B: Tensor, ended_B: Tensor) -> Completions:
-    there_BT = torch.arange(tokens_BT.shape[1]) < lengths_B.unsqueeze(1)
-    log_probs = log_probs_BT[there_BT]
+def _completions(steps: Sequence[tuple[Tensor, Tensor, Tensor]], ended_B: Tensor) -> Completions:
+    """Put together what was drawn step by step: rows, tokens and log-probabilities of each step."""
+    owners, tokens, log_probs = (torch.cat(parts) for parts in zip(*steps, strict=True))
     if not bool(torch.isfinite(log_probs).all()):
         raise NumericError("Generation", got="logits that are NaN or infinite", expected="finite ones",
                            do="Look at the version that answers, and at its learner.")  # fmt: skip
-    offsets = torch.cat((torch.zeros(1, dtype=torch.int64), lengths_B.cumsum(0)))
-    return Completions(Jagged(tokens_BT[there_BT], offsets), log_probs, ended_B)
+    order = torch.argsort(owners, stable=True)
+    counts_B = torch.bincount(owners, minlength=len(ended_B))
+    offsets = torch.cat((torch.zeros(1, dtype=torch.int64), counts_B.cumsum(0)))
+    return Completions(Jagged(tokens[order], offsets), log_probs[order].float(), ended_B)
 
 
 def closed_up(stays: Sequence[bool]) -> list[int]:
