@@ -3,6 +3,7 @@
 headrace inspect PATH          what it is and what is in it; files are verified by their checksums
 headrace inspect diff A B      what differs between two run records (files or run folders)
 headrace inspect traces ID DIR whether a folder holds any trace of a user (exit code 1 if it does)
+headrace inspect experiment X  what a server's arms did, and whether anything may be concluded (exit code 1 if not)
 headrace inspect profile X     where a step's time goes: of a recipe (with its name=value) or of a run folder
 """
 
@@ -19,6 +20,7 @@ from rich.markup import escape
 from rich.padding import Padding
 from rich.table import Table
 
+from headrace.cli.inspect_experiment import add_experiment_arguments, experiment
 from headrace.cli.inspect_files import (
     checkpoint,
     kind_of,
@@ -48,6 +50,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
                         help="what to look into; or: diff A B; or: profile RECIPE name=value...")  # fmt: skip
     parser.add_argument("--steps", type=int, default=50, help="learning steps that `profile` measures of a recipe")
     parser.add_argument("--json", action="store_true", help="print one JSON object and nothing else")
+    add_experiment_arguments(parser)
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -58,6 +61,8 @@ def run(arguments: argparse.Namespace) -> int:
             raise ConfigError("inspect diff", got=f"{len(words) - 1} paths", expected="two run records",
                               do="headrace inspect diff A B")  # fmt: skip
         return _diff(Path(words[1]), Path(words[2]), arguments.json)
+    if words[0] == "experiment":
+        return experiment(words[1:], arguments)
     if words[0] == "traces":
         return traces(words[1:], as_json=arguments.json)
     if words[0] == "profile":

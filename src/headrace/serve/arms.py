@@ -322,7 +322,7 @@ def _described(arm: Arm, share: float, propensity: float) -> dict[str, object]:
 def _check_columns(name: str, mine: Columns, asked: Columns) -> None:
     """Raise unless an arm can read whatever passes as a request of `main`."""
     for column in mine.names:
-        known_name(f"Arm '{name}', column", column, asked.names)
+        known_name(f"Arm '{name}', column '{column}'", column, asked.names)
         lacking = [kind for kind in asked.choices(column) if kind not in mine.choices(column)]
         if lacking:
             raise ConfigError(f"Arm '{name}', column '{column}'", got=f"{mine.choices(column)}",
