@@ -23,8 +23,9 @@ from headrace.objectives import LogLoss
 from headrace.online.baselines import Baselines, Metrics
 from headrace.online.config import OnlineConfig
 from headrace.online.experiment import EveryBlocks
+from headrace.online.guarding import NewestBatches
 from headrace.online.worlds import WorldPlayer
-from headrace.publish import LogPublisher, Replica, StagingPublisher
+from headrace.publish import LogPublisher, Replica, Sluice, StagingPublisher, place
 from headrace.serve import RankPredictor
 from headrace.store import (
     Adagrad,
@@ -130,6 +131,8 @@ def metrics() -> Iterator[tuple]:
 
         yield "Metric", ProgressiveMetric, run, (), label
 
+    yield "Metric", NewestBatches, lambda _: check_metric(
+        lambda: NewestBatches(ProgressiveMetric(window_s=3600.0), 150), judged())  # fmt: skip
     config = OnlineConfig(
         name="toy", schema=SCHEMA, join=JoinConfig(window_s=1.0, lateness_s=1.0), baselines=True,
         model=lambda embed, schema, seed: DeepFM(embed, ("user", "item"), 0, (8,), seed=seed),
@@ -172,11 +175,30 @@ def publishers() -> Iterator[tuple]:
 
         return check_publisher(lambda: StagingPublisher(log(folder)), changes=toy_changes(6), reopen=reopen)
 
+    def sluice(held: bool):
+        def run(folder: Path) -> Verdict:
+            def make() -> Sluice:
+                opened = log(folder)
+                if held:
+                    place(opened, "hold")
+                return Sluice(LogPublisher(opened, opened.path.with_suffix(".snapshots")))
+
+            def reopen(one: Sluice) -> Sluice:
+                path = one.publisher.changes.log.path
+                again = EmbeddedLog(path, durability="process")
+                return Sluice(LogPublisher(again, path.with_suffix(".snapshots")))
+
+            return check_publisher(make, changes=toy_changes(6), reopen=reopen)
+
+        return run
+
     def kept(_: Path) -> Verdict:
         return check_publisher(DictPublisher, reopen=lambda one: DictPublisher(one.kept))
 
     yield "Publisher", LogPublisher, published(100)
     yield "Publisher", LogPublisher, published(2), (), "snapshots"
+    yield "Publisher", Sluice, sluice(held=False)
+    yield "Publisher", Sluice, sluice(held=True), (), "on hold"
     yield "Publisher", StagingPublisher, staged
     yield "Publisher", DictPublisher, kept
 

@@ -16,6 +16,7 @@ from headrace.nn import DeepFM
 from headrace.online.config import OnlineConfig, TableSettings
 from headrace.online.recording import Recording
 from headrace.online.worlds import POSITION, BestAuc, WorldPlayer, world_log, world_schema
+from headrace.publish import GuardConfig
 from headrace.store import Adagrad, AdmitAll, AdmitCount, Uniform
 
 DATA = Literal["auto", "trivago", "movielens", "world"]
@@ -89,12 +90,13 @@ def movielens(
 def world(
     *, requests: int = 20_000, candidates: int = 10, log: bool = False, dim: int = 9, lr: float = 0.05,
     batch_rows: int = 256, publish_every: int = 1024, checkpoint_every: int = 20, window_s: float = 900.0,
-    admit: int = 1, negative_rate: float = 1.0, repeat: bool = False, audit: bool = False, seed: int = 0,
+    admit: int = 1, negative_rate: float = 1.0, repeat: bool = False, audit: bool = False, guard: bool = False,
+    seed: int = 0,
 ) -> OnlineConfig:  # fmt: skip
     """A simulated feed whose truth is known: tastes drift, items are born and die, clicks come late.
 
     With `log` the world's own logging policy ranks and its written log is played; else the model ranks and the users
-    see its order (closed loop).
+    see its order (closed loop). With `guard` every version is judged before it is served.
     """
     config = WorldConfig(seed=seed, requests=requests, candidates=candidates)
     span_s = requests / config.requests_per_s
@@ -113,6 +115,7 @@ def world(
         ),
         batch_rows=batch_rows, publish_every=publish_every, checkpoint_every=checkpoint_every, baselines=True,
         metric_window_s=300.0, position=POSITION, audit=audit, seed=seed, notes=notes, best_auc=BestAuc(config),
+        guard=GuardConfig() if guard else None,
     )  # fmt: skip
 
 

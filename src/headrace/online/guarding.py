@@ -7,19 +7,25 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import fields
+from typing import cast
+
+from torch import Tensor
 
 from headrace.data import EmbeddedLog, PreparedStatistics, Schema, collate
 from headrace.data.subjects import without_erased
 from headrace.errors import StaleError
 from headrace.online.build import open_serving
 from headrace.online.config import OnlineConfig
-from headrace.online.layout import EXAMPLES
+from headrace.online.layout import EXAMPLES, RunFolder
+from headrace.online.logs import open_log
 from headrace.protocols import Metric, Resumable
 from headrace.publish import Shadow, ShadowGuard, publishing
-from headrace.types import Batch, Events, State
+from headrace.types import Batch, Events, Jagged, State
 
 _log = logging.getLogger(__name__)
 AGAIN_S = 0.1
+KEPT, NESTED = "guard_batches", ("ids", "extra")
 
 
 class NewestExamples:
@@ -97,13 +103,36 @@ class NewestBatches:
         return self.inner.compute()
 
     def state(self) -> State:
-        """Return the inner state; the batches kept are new ones soon after a restart."""
-        return self.inner.state() if isinstance(self.inner, Resumable) else {}
+        """Return the inner state, and the batches kept: a restart must not make the guard blind."""
+        inner = self.inner.state() if isinstance(self.inner, Resumable) else {}
+        return {**inner, KEPT: [_written(batch) for batch in self._kept]}
 
     def restore(self, state: State) -> None:
-        """Continue."""
+        """Continue; a state that was written without a guard has no batches."""
+        kept = state.get(KEPT, [])
+        assert isinstance(kept, list)
+        self._kept = deque(_read(cast(State, batch)) for batch in kept)
         if isinstance(self.inner, Resumable):
-            self.inner.restore(state)
+            self.inner.restore({name: value for name, value in state.items() if name != KEPT})
+
+
+def _written(batch: Batch) -> State:
+    columns: State = {item.name: getattr(batch, item.name) for item in fields(Batch) if item.name not in NESTED}
+    ids: State = {name: [jagged.values, jagged.offsets] for name, jagged in batch.ids.items()}
+    return {**columns, "ids": ids, "extra": dict(batch.extra)}
+
+
+def _read(state: State) -> Batch:
+    ids = cast("dict[str, list[Tensor]]", state["ids"])
+    columns = {name: value for name, value in state.items() if name not in NESTED}
+    extra = cast("dict[str, Tensor]", state["extra"])
+    jagged = {name: Jagged(*parts) for name, parts in ids.items()}
+    return Batch(ids=jagged, extra=extra, **columns)  # type: ignore[arg-type]
+
+
+def examples_of(config: OnlineConfig, folder: RunFolder) -> Callable[[int], Sequence[Batch]]:
+    """Return what reads the newest examples of a run whose joiner is a process of its own."""
+    return NewestExamples(open_log(config, folder, EXAMPLES), config.schema, config.preparation)
 
 
 def open_guard(config: OnlineConfig, newest: Callable[[int], Sequence[Batch]]) -> ShadowGuard | None:

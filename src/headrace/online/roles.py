@@ -22,7 +22,7 @@ from headrace.online.build import keep_preparation, open_learner, with_preparati
 from headrace.online.changes import acknowledged_in, copied
 from headrace.online.config import OnlineConfig
 from headrace.online.erase import Eraser, EraserThread, LearnerErasures, joiner_erasures
-from headrace.online.guarding import NewestExamples, only_publisher, open_guard
+from headrace.online.guarding import examples_of, only_publisher, open_guard
 from headrace.online.layout import CHANGES, EVENTS, EXAMPLES, STAGED, RunFolder
 from headrace.online.logs import open_log
 from headrace.online.overlap import pipelined
@@ -160,8 +160,7 @@ def _publish(
     if config.guard is not None:
         torch.set_num_threads(1)  # the learner needs the other cores
         judged = with_preparation(config, folder)
-        examples = NewestExamples(open_log(config, folder, EXAMPLES), judged.schema, judged.preparation)
-        guard = open_guard(judged, examples)
+        guard = open_guard(judged, examples_of(judged, folder))
     sluice = Sluice(publisher, guard=guard)
 
     def values() -> dict[str, object]:

@@ -14,9 +14,8 @@ from headrace.errors import StaleError, VersionError
 from headrace.online.build import with_preparation
 from headrace.online.changes import acknowledged_in
 from headrace.online.config import OnlineConfig
-from headrace.online.guarding import NewestExamples, open_guard
+from headrace.online.guarding import examples_of, open_guard
 from headrace.online.layout import CHANGES, EXAMPLES, RunFolder
-from headrace.online.logs import open_log
 from headrace.publish import (
     Acknowledgement,
     AcknowledgementFolder,
@@ -155,12 +154,9 @@ def _carry_out(log: EmbeddedLog, folder: RunFolder, config: OnlineConfig | None)
     )  # fmt: skip
     guard = None
     if config.guard is not None:
-        judged = with_preparation(config, folder)
-        with open_log(config, folder, EXAMPLES) as examples:
-            guard = open_guard(judged, NewestExamples(examples, judged.schema, judged.preparation))
-            Sluice(publisher, guard=guard).obey()
-    else:
-        Sluice(publisher).obey()
+        judged, joined = with_preparation(config, folder), folder.log(EXAMPLES).exists()
+        guard = open_guard(judged, examples_of(judged, folder) if joined else lambda rows: [])
+    Sluice(publisher, guard=guard).obey()
 
 
 @contextmanager

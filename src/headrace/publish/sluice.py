@@ -183,7 +183,7 @@ class Sluice:
         checksum = bytes.fromhex(change.checksum())
         after = replace(standing, following=number + 1, pending_changes=standing.pending_changes + 1,
                         cuts=_needed(standing.cuts, number + 1))  # fmt: skip
-        if standing.hold is not None:
+        if standing.hold is not None and self.publisher.last().number >= 0:  # the first one: nothing else can be served
             self.durable.write(after, pieces, checksum=checksum, added=True)
             return
         verdict = verdict or self._judge(pieces)
