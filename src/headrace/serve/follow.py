@@ -14,6 +14,7 @@ from headrace.publish.acknowledgements import Acknowledger, ReplicaLag, lags, pl
 from headrace.publish.replica import ChangeSource, Replica
 from headrace.serve.freshness import Delays
 from headrace.serve.metrics import Reading
+from headrace.serve.standing import standing_facts, standing_gauges
 from headrace.types import Change
 
 _log = logging.getLogger(__name__)
@@ -119,6 +120,7 @@ class Follower:
         facts: dict[str, object] = {
             "published": self.published, "lag_versions": self.lag, "lag_s": round(self.lag_s, 3),
         }  # fmt: skip
+        facts |= standing_facts(self.source)
         if self.acknowledger is not None:
             facts["replica"] = self.acknowledger.replica
             facts["replicas"] = {lag.replica: plain(lag) for lag in self.replicas()}
@@ -128,6 +130,7 @@ class Follower:
         """Yield what Prometheus is told about this replica and the others."""
         yield "headrace_version_lag", "Published versions not served yet.", [({}, float(self.lag))]
         yield "headrace_version_lag_seconds", "For how long there has been such a version.", [({}, self.lag_s)]
+        yield from standing_gauges(self.source)
         known = self.replicas()
         if known:
             yield ("headrace_replica_lag_versions", "Published versions that a replica has not acknowledged.",
