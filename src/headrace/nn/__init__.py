@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from headrace.nn.actor_critic import ActorCritic, ScoreModel
 from headrace.nn.autoint import AutoInt, FieldAttention
 from headrace.nn.bayesian_flow import BayesianFlow, ContinuousFlow, Denoiser, DiscreteFlow, Flow
 from headrace.nn.bst import BST, BSTSettings
@@ -75,6 +76,7 @@ __all__ = [
     "GDCN",
     "MLP",
     "PLE",
+    "ActorCritic",
     "AutoInt",
     "BSTSettings",
     "BatchNorm",
@@ -132,6 +134,7 @@ __all__ = [
     "ResidualDenoiser",
     "SASRec",
     "SASRecSettings",
+    "ScoreModel",
     "SequenceDenoiser",
     "SharedBottom",
     "StreamingFrequencies",

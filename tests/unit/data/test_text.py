@@ -5,7 +5,7 @@ from __future__ import annotations
 import pyarrow as pa
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from headrace.data import TextCodec, jagged, number_column, numbers_of, token_column, tokens_of
@@ -17,11 +17,13 @@ CORPUS = ["the cat sat on the mat and the dog sat on the cat", "a dog, a cat; th
 CODEC = TextCodec.trained(CORPUS, 300)
 
 
+@settings(deadline=None)
 @given(st.text(max_size=40))
 def test_any_text_comes_back(text) -> None:
     assert CODEC.decode(CODEC.encode([text])) == [text]
 
 
+@settings(deadline=None)
 @given(st.text(alphabet="<|>begindusrat ", max_size=30))
 def test_text_never_becomes_a_special_token(text) -> None:
     found = CODEC.encode([text, "<|end|>", f"<|user|>{text}<|begin|>"]).values
