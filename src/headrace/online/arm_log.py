@@ -106,16 +106,14 @@ class _Actions:
 
     def acted(self, kind: str, ids: Integers, times: Integers, window: int) -> npt.NDArray[np.bool_]:
         """Return which impressions had such an action at their time or at most `window` µs later, (B,)."""
-        if kind not in self.kinds:
-            return np.zeros(len(ids), dtype=np.bool_)
+        out = np.zeros(len(ids), dtype=np.bool_)
+        if kind not in self.kinds or not len(ids):
+            return out
         mine = self._codes == self.kinds.index(kind)
         action_ids, action_times = self._ids[mine], self._times[mine]
         rows = np.argsort(ids, kind="stable")  # one impression per id
-        place = np.searchsorted(ids[rows], action_ids)
-        place = np.minimum(place, max(len(ids) - 1, 0))
-        hit = rows[place] if len(ids) else place
+        hit = rows[np.minimum(np.searchsorted(ids[rows], action_ids), len(ids) - 1)]
         good = (ids[hit] == action_ids) & (action_times >= times[hit]) & (action_times <= times[hit] + window)
-        out = np.zeros(len(ids), dtype=np.bool_)
         out[hit[good]] = True
         return out
 
@@ -212,16 +210,18 @@ class _Reading:
                 yield shown.take(rows)
 
     def _periods(self) -> list[tuple[int, int]] | None:
-        """Return the times in which every arm had a share; None if nothing tells."""
-        history = self.said.get("history") or []
-        arms = set(self.said.get("shares") or {})
-        times = [*(int(entry["time"]) for entry in history[1:]), 1 << 62]
-        held = [all(entry["shares"].get(arm, 0) > 0 for arm in arms) for entry in history]
-        periods = [(int(entry["time"]), end) for entry, end, good in zip(history, times, held, strict=True) if good]
+        """Return the times of the split that holds now in which every arm had a share; None if nothing tells."""
+        history, salt = self.said.get("history") or [], self.said.get("salt")
         if not history:
             self.notes.append("no experiment file beside the log: requests that could have no other arm are left out")
             return None
-        return periods
+        arms = set(self.said.get("shares") or {})
+        ends = [*(int(entry["time"]) for entry in history[1:]), 1 << 62]
+        return [
+            (int(entry["time"]), end)
+            for entry, end in zip(history, ends, strict=True)
+            if entry.get("salt", salt) == salt and all(entry["shares"].get(arm, 0) > 0 for arm in arms)
+        ]
 
     def _part(
         self, shown: Events, actions: _Actions, kinds: Sequence[str], names: dict[str, int],

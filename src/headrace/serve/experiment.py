@@ -125,7 +125,7 @@ class ShareBook:
         return dict(self._content["shares"])
 
     def history(self) -> list[dict[str, Any]]:
-        """Return `{"time", "shares"}` of every change, oldest first."""
+        """Return `{"time", "shares", "salt"}` of every change, oldest first."""
         return list(self._content["history"])
 
     def change(self, shares: Mapping[str, object]) -> dict[str, float]:
@@ -160,7 +160,7 @@ class ShareBook:
         return set(before["shares"]) == set(self.names) and before["split_by"] == self.config.split_by
 
     def _with(self, content: Mapping[str, Any], shares: Mapping[str, float]) -> dict[str, Any]:
-        entry = {"time": self._now(), "shares": dict(shares)}
+        entry = {"time": self._now(), "shares": dict(shares), "salt": content["salt"]}
         return {**content, "shares": dict(shares), "history": [*content["history"], entry][-HISTORY:]}
 
     def _look(self) -> None:
