@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
+from headrace.data import EmbeddedLog
 from headrace.learn import ManifestCheckpoint
+from headrace.online import TrimmedExamples
 from headrace.store import (
     FTRL,
     SGD,
@@ -54,7 +56,17 @@ def checkpoints() -> Iterator[tuple]:
             lambda: ManifestCheckpoint(folder / "run", keep=1), reopen=lambda one: ManifestCheckpoint(one.folder)
         )
 
+    def trimmed(folder: Path) -> Verdict:
+        examples = EmbeddedLog(folder / "examples.db", durability="process")
+
+        def opened(one: TrimmedExamples | None = None) -> TrimmedExamples:
+            kept = ManifestCheckpoint(folder / "run", keep=1)
+            return TrimmedExamples(kept, 1, examples, "examples", 0.0, every_s=0.0)
+
+        return check_checkpoint(opened, reopen=opened)
+
     yield "Checkpoint", ManifestCheckpoint, manifest
+    yield "Checkpoint", TrimmedExamples, trimmed
     yield "Checkpoint", MemoryCheckpoint, lambda _: check_checkpoint(MemoryCheckpoint, reopen=lambda one: one)
 
 
