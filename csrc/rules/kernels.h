@@ -75,7 +75,8 @@ struct Kernels {
 
   // out[i * dim ..] = rows[where[i]][0..dim) for i in [0, n).
   // REQUIRES: no row overlaps out. Fastest for dim 8, 16, 32, 64.
-  void (*spread)(int64_t dim, int64_t n, const uint32_t* where, const float* const* rows, float* out);
+  void (*spread)(int64_t dim, int64_t n, const uint32_t* where, const float* const* rows, float* out,
+                 int64_t stride);
 
   // sum[0..dim) += x[0..dim). REQUIRES: they do not overlap.
   void (*add)(int64_t dim, const float* x, float* sum);

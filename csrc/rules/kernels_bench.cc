@@ -65,6 +65,7 @@ void MeasureSteps(const Work& work) {
       {"row-wise adagrad", {RuleKind::kRowWiseAdagrad, 0.05f, {0.1f, 1e-10f}}},
       {"adam", {RuleKind::kAdam, 1e-3f, {0.9f, 0.999f, 1e-8f, 0.0f, 1.0f}}},
       {"adam, no correction", {RuleKind::kAdam, 1e-3f, {0.9f, 0.999f, 1e-8f}}},
+      {"adam, paced by table", {RuleKind::kAdam, 1e-3f, {0.9f, 0.999f, 1e-8f, 0.0f, 2.0f}}},
       {"ftrl", {RuleKind::kFtrl, 0.05f, {0.1f, 0.0f, 1.0f}}},
       {"group ftrl", {RuleKind::kGroupFtrl, 0.05f, {0.1f, 0.0f, 1.0f}}},
   };
@@ -77,7 +78,8 @@ void MeasureSteps(const Work& work) {
     Measure(std::string("step, ") + name, [&] {
       for (size_t i = 0; i < kSamples; ++i) {
         float* row = rows.data + static_cast<int64_t>(work.where[i]) * whole;
-        kernels.step(rule, rule.lr, {}, work.dim, row, row + work.dim,
+        const Pace pace = {1'000, work.where[i] % 40};  // only a paced rule looks at it
+        kernels.step(rule, rule.lr, pace, work.dim, row, row + work.dim,
                      work.grads.data + static_cast<int64_t>(i) * work.dim);
       }
     });

@@ -210,7 +210,7 @@ void RowsMove(const Kernels& set) {
     std::vector<uint32_t> taken;
     for (int64_t i = 0; i < n; ++i) taken.push_back(static_cast<uint32_t>((7 * i + 3) % n));
     Rows spread(static_cast<size_t>(n * dim)), copied = spread;
-    set.spread(dim, n, taken.data(), rows.data(), spread.data());
+    set.spread(dim, n, taken.data(), rows.data(), spread.data(), dim);
     for (size_t i = 0; i < taken.size(); ++i) {
       std::memcpy(copied.data() + i * static_cast<size_t>(dim), rows[taken[i]],
                   static_cast<size_t>(dim) * sizeof(float));

@@ -34,14 +34,15 @@ Offsets CheckOffsets(const FeatureIds& ids, int64_t bags) {
 void PoolRows(const FeatureIds& ids, Pooling pooling, bool one_each, int64_t first, int64_t last, int64_t dim,
               const float* const* rows) {
   const Kernels& kernels = ActiveKernels();
+  const int64_t stride = ids.stride != 0 ? ids.stride : dim;
   if (one_each || pooling == Pooling::kNone) {
     const int64_t start = one_each ? first : ids.offsets[first];
     const int64_t stop = one_each ? last : ids.offsets[last];
-    kernels.gather(dim, stop - start, rows, ids.out + start * dim, dim);
+    kernels.gather(dim, stop - start, rows, ids.out + start * stride, stride);
     return;
   }
   for (int64_t b = first; b < last; ++b) {
-    float* out = ids.out + b * dim;
+    float* out = ids.out + b * stride;
     const int64_t start = ids.offsets[b], stop = ids.offsets[b + 1];
     if (start == stop) {
       std::fill(out, out + dim, 0.0f);

@@ -40,6 +40,7 @@ struct FeatureIds {
   int64_t n = 0;
   const int64_t* offsets = nullptr;  // (bags + 1)
   float* out = nullptr;
+  int64_t stride = 0;  // floats from one row of `out` to the next; 0: D, they stand side by side
 };
 
 class PackedStep;

@@ -10,12 +10,12 @@
 namespace headrace {
 
 void PackedStep::SumList(const Input& input, Pooling pooling, const List& list, int64_t first,
-                         const float* grads, int64_t dim, float* sums) const {
+                         const float* grads, int64_t stride, int64_t dim, float* sums) const {
   const Kernels& kernels = ActiveKernels();
   const bool direct = input.one_each || pooling == Pooling::kNone;
   const auto n = static_cast<int64_t>(list.places.size());
   if (direct && list.positions.empty()) {
-    kernels.accumulate(dim, n, list.places.data(), grads, dim, sums);
+    kernels.accumulate(dim, n, list.places.data(), grads, stride, sums);
     return;
   }
   std::vector<float> share(static_cast<size_t>(dim));
@@ -23,10 +23,10 @@ void PackedStep::SumList(const Input& input, Pooling pooling, const List& list, 
   for (int64_t i = 0; i < n; ++i) {
     const auto at = static_cast<size_t>(i);
     const int64_t position = list.positions.empty() ? i : list.positions[at];
-    const float* grad = grads + position * dim;
+    const float* grad = grads + position * stride;
     if (!direct) {
       while (input.offsets[static_cast<size_t>(bag) + 1] <= position) ++bag;
-      grad = grads + bag * dim;
+      grad = grads + bag * stride;
       const int64_t length =
           input.offsets[static_cast<size_t>(bag) + 1] - input.offsets[static_cast<size_t>(bag)];
       if (pooling == Pooling::kMean && length > 1) {
@@ -42,7 +42,8 @@ void PackedStep::SumList(const Input& input, Pooling pooling, const List& list, 
   }
 }
 
-void PackedStep::Sum(Work& work, int part, std::span<const float* const> grads) {
+void PackedStep::Sum(Work& work, int part, std::span<const float* const> grads,
+                     std::span<const int64_t> strides) {
   Part& own = work.parts[static_cast<size_t>(part)];
   const int64_t dim = work.table->dim();
   const size_t count = own.count * static_cast<size_t>(dim);
@@ -51,10 +52,11 @@ void PackedStep::Sum(Work& work, int part, std::span<const float* const> grads) 
   for (size_t k = 0; k < work.features.size(); ++k) {
     const size_t f = work.features[k];
     if (grads[f] == nullptr) continue;
+    const int64_t stride = strides.empty() ? dim : strides[f];
     for (int chunk = 0; chunk < work.split; ++chunk) {
       const List& list = ListOf(work, k, chunk, part);
       if (work.split > 1 && list.positions.empty()) continue;
-      SumList(inputs_[f], features_[f].pooling, list, ChunkStart(work, chunk), grads[f], dim, sums);
+      SumList(inputs_[f], features_[f].pooling, list, ChunkStart(work, chunk), grads[f], stride, dim, sums);
     }
   }
   StepPart& step = work.step.parts[static_cast<size_t>(part)];
@@ -69,14 +71,15 @@ bool PackedStep::Fits(size_t f, size_t rows, size_t dim) const {
   return dim == width && rows == static_cast<size_t>(pooled ? bags_ : inputs_[f].ids.n);
 }
 
-Status PackedStep::Accumulate(std::span<const float* const> grads, int threads) {
+Status PackedStep::Accumulate(std::span<const float* const> grads, int threads,
+                              std::span<const int64_t> strides) {
   const auto flows = [&](const Work& work) {
     return work.values > 0 && std::any_of(work.features.begin(), work.features.end(),
                                           [&](size_t f) { return grads[f] != nullptr; });
   };
   return Guarded([&]() -> Status {
     const Status status = ForAll(threads, false, [&](Work& work, int part) {
-      if (flows(work)) Sum(work, part, grads);
+      if (flows(work)) Sum(work, part, grads, strides);
     });
     for (Work& work : works_) work.flowed |= flows(work);
     return status;

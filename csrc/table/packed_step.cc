@@ -258,7 +258,8 @@ void PackedStep::Write(Work& work, int chunk) {
     if (work.split == 1 && direct) {
       const std::vector<uint32_t>& places = ListOf(work, k, 0, 0).places;
       ActiveKernels().spread(dim, static_cast<int64_t>(places.size()), places.data(),
-                             work.parts[0].rows.data(), input.ids.out);
+                             work.parts[0].rows.data(), input.ids.out,
+                             input.ids.stride != 0 ? input.ids.stride : dim);
       continue;
     }
     const int64_t start = ValueAt(input, first), stop = ValueAt(input, last);

@@ -30,7 +30,8 @@ class PackedStep {
   Status Forward(int threads);
 
   // Adds gradients: grads[f] is (bags, D), or (n, D) where nothing is pooled, or null where none flowed.
-  Status Accumulate(std::span<const float* const> grads, int threads);
+  // strides[f] is the number of floats from one of its rows to the next; none given: D for all.
+  Status Accumulate(std::span<const float* const> grads, int threads, std::span<const int64_t> strides = {});
 
   // Updates every table that gradients flowed to, with its learning rate. On kNotFinite and the like *table
   // says whose it was. Cost: see Table::Update.
@@ -113,9 +114,9 @@ class PackedStep {
   void LookUp(Work& work, int part);
   void MakeRows(Work& work, Part& part, StepPart& step);
   void Write(Work& work, int chunk);
-  void Sum(Work& work, int part, std::span<const float* const> grads);
+  void Sum(Work& work, int part, std::span<const float* const> grads, std::span<const int64_t> strides);
   void SumList(const Input& input, Pooling pooling, const List& list, int64_t first, const float* grads,
-               int64_t dim, float* sums) const;
+               int64_t stride, int64_t dim, float* sums) const;
   template <typename Run>
   Status ForAll(int threads, bool split_only, Run run);
 

@@ -179,6 +179,10 @@ def stacked(rows: Mapping[str, Tensor], features: Sequence[str], dim: int, batch
     Raises:
         DataError: If a feature is missing, not pooled, or of another width than `dim`.
     """
+    side_by_side = getattr(rows, "joint", None)  # an embedding that has them so already
+    joint = side_by_side(features) if callable(side_by_side) else None
+    if isinstance(joint, Tensor) and joint.shape == (batch_rows, len(features), dim):
+        return joint
     found = embedded(rows, features, batch_rows)
     if any(row.shape[1] != dim for row in found):
         name, row = next(pair for pair in zip(features, found, strict=True) if pair[1].shape[1] != dim)

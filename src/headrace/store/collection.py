@@ -19,6 +19,7 @@ from torch.autograd.function import once_differentiable
 from headrace.config import known_name, require
 from headrace.errors import NonFiniteLoss, StoreError
 from headrace.protocols import Table
+from headrace.store.embedded import Embedded
 from headrace.store.hashing import IdArray
 from headrace.store.passes import (
     POOLINGS,
@@ -95,6 +96,17 @@ class _Rows(torch.autograd.Function):
         return (None, None, *(None for _ in grads))
 
 
+def _by_feature(lookups: Sequence[Lookup], rows: Sequence[Tensor]) -> dict[str, Tensor]:
+    """Return the rows of lookups; those of groups, which come after them, are left out."""
+    return {lookup.feature: row for lookup, row in zip(lookups, rows, strict=False)}
+
+
+def _joints(tables: NativeTables, rows: Sequence[Tensor]) -> dict[tuple[str, ...], Tensor]:
+    """Return the tensors of groups, which come after those of lookups."""
+    groups = zip(tables.groups, rows[len(tables.lookups) :], strict=True)
+    return {group.features: joint for group, joint in groups}
+
+
 class EmbeddingCollection(nn.Module):
     """Looks up all embedded features of a batch and brings the gradients back.
 
@@ -166,6 +178,8 @@ class EmbeddingCollection(nn.Module):
 
         Shapes:
             Features pooled by sum or mean: (B, D) float32. Pooling none: (L, D), in the order of the feature's values.
+            Where tables are native, `joint(features)` of the answer has all pooled features of one width, in the order
+            of the lookups, as one tensor (B, N, D); it shares their memory, so change none in place.
 
         Raises:
             SchemaError: If the batch lacks a feature, or its offsets do not fit its ids.
@@ -179,17 +193,20 @@ class EmbeddingCollection(nn.Module):
                 expected="apply_gradients or discard after backward", do="Evaluate under torch.no_grad().",
             )  # fmt: skip
         kept, found = _Kept(batch, []), dict[str, Tensor]()
+        joints: dict[tuple[str, ...], Tensor] = {}
         for group in self._native:
             fast, outputs = NativePass.begin(group, batch)
-            found |= self._tracked(kept, fast, outputs, group.lookups)
+            rows = self._tracked(kept, fast, outputs)
+            found |= _by_feature(group.lookups, rows)
+            joints |= _joints(group, rows)
         if self._plain:
             plain, outputs = PlainPass.begin(self._tables, self._plain, batch)
-            found |= self._tracked(kept, plain, outputs, self._plain)
+            found |= _by_feature(self._plain, self._tracked(kept, plain, outputs))
         if self._shared:
             shared, outputs = ShardedPass.begin(self._sharded, self._shared, batch)
-            found |= self._tracked(kept, shared, outputs, self._shared)
+            found |= _by_feature(self._shared, self._tracked(kept, shared, outputs))
         self._kept.append(kept)
-        return {item.feature: found[item.feature] for item in self._lookups}
+        return Embedded({item.feature: found[item.feature] for item in self._lookups}, joints)
 
     def fetch_ahead(self, batch: Batch) -> None:
         """Ask the disk for the cold rows of a batch that will be looked up soon, and wait for none of them.
@@ -202,22 +219,25 @@ class EmbeddingCollection(nn.Module):
         for group in self._native:
             group.fetch(batch)
 
-    def _tracked(self, kept: _Kept, one: Pass, outputs: list[Tensor], lookups: Sequence[Lookup]) -> dict[str, Tensor]:
+    def _tracked(self, kept: _Kept, one: Pass, outputs: list[Tensor]) -> tuple[Tensor, ...]:
         kept.passes.append(one)
-        rows = _Rows.apply(self._anchor, one, *outputs)  # type: ignore[no-untyped-call]
-        return {lookup.feature: row for lookup, row in zip(lookups, rows, strict=True)}
+        rows: tuple[Tensor, ...] = _Rows.apply(self._anchor, one, *outputs)  # type: ignore[no-untyped-call]
+        return rows
 
     def _read(self, batch: Batch) -> dict[str, Tensor]:
         found: dict[str, Tensor] = {}
+        joints: dict[tuple[str, ...], Tensor] = {}
         for group in self._native:
-            found |= {item.feature: out for item, out in zip(group.lookups, group.read(batch), strict=True)}
+            rows = group.read(batch)
+            found |= _by_feature(group.lookups, rows)
+            joints |= _joints(group, rows)
         if self._plain:
             outputs = PlainPass(self._tables, self._plain, batch, keep=False).rows()
             found |= {lookup.feature: out for lookup, out in zip(self._plain, outputs, strict=True)}
         if self._shared:
             outputs = ShardedPass(self._sharded, self._shared, batch, keep=False).rows()
             found |= {lookup.feature: out for lookup, out in zip(self._shared, outputs, strict=True)}
-        return {item.feature: found[item.feature] for item in self._lookups}
+        return Embedded({item.feature: found[item.feature] for item in self._lookups}, joints)
 
     @torch.no_grad()
     def apply_gradients(self, batch: Batch) -> None:

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from headrace.errors import NonFiniteLoss, SchemaError, StoreError
 from headrace.protocols import Table
+from headrace.store.embedded import in_rows, side_by_side
 from headrace.store.hashing import IdArray
 from headrace.store.output_memory import OutputMemory
 from headrace.store.row_rules import FloatArray
@@ -267,6 +268,8 @@ class NativeTables:
         features = [(self.names.index(lookup.table), POOLINGS.index(lookup.pooling)) for lookup in lookups]
         self.dims = [tables[lookup.table].config.dim for lookup in lookups]
         self.packed: Any = tables[self.names[0]].module.Packed(own, features) if own else None
+        self.groups = side_by_side([(lookup.feature, lookup.pooling) for lookup in lookups], self.dims)
+        self._apart = sorted({*range(len(lookups))}.difference(*(group.places for group in self.groups)))
         self._memory = OutputMemory()
         self.calls = 0
 
@@ -276,8 +279,8 @@ class NativeTables:
             return [self.tables[name].rate() for name in self.names]
         return self._rates
 
-    def prepared(self, batch: Batch) -> tuple[list[IdArray], list[IdArray], list[FloatArray]]:
-        """Return values and offsets of every lookup, and an output for each."""
+    def prepared(self, batch: Batch) -> tuple[list[IdArray], list[IdArray], list[FloatArray], list[FloatArray]]:
+        """Return values and offsets of every lookup, an output (rows, D) for each, and one (B, N, D) for each group."""
         values, offsets, shapes, bags = [], [], [], len(batch.event_times)
         last, array = torch.empty(0), np.empty(0, np.int64)
         for lookup, dim in zip(self.lookups, self.dims, strict=True):
@@ -287,14 +290,38 @@ class NativeTables:
                 last, array = jagged.offsets, _array(jagged.offsets)
             offsets.append(array)
             shapes.append((len(values[-1]) if lookup.pooling == "none" else bags, dim))
-        return values, offsets, self._memory.take(shapes)
+        outputs, joints = self._outputs(shapes, bags)
+        return values, offsets, outputs, joints
+
+    def _outputs(self, shapes: Sequence[tuple[int, int]], bags: int) -> tuple[list[FloatArray], list[FloatArray]]:
+        """Return an array for every lookup, those of a group as parts of one, and the groups' own."""
+        wanted = [(bags, group.dim * len(group.places)) for group in self.groups] + [shapes[at] for at in self._apart]
+        taken = self._memory.take(wanted)
+        outputs = dict(zip(self._apart, taken[len(self.groups) :], strict=True))
+        joints = []
+        for group, block in zip(self.groups, taken, strict=False):
+            joints.append(block.reshape(bags, len(group.places), group.dim))
+            outputs |= {place: joints[-1][:, number] for number, place in enumerate(group.places)}
+        return [outputs[place] for place in range(len(shapes))], joints
 
     def read(self, batch: Batch) -> list[Tensor]:
-        """Return the output of every lookup; nothing is kept."""
-        values, offsets, outputs = self.prepared(batch)
+        """Return the output of every lookup, then of every group; nothing is kept."""
+        values, offsets, outputs, joints = self.prepared(batch)
         bags = len(batch.event_times)
         self.accept(self.packed.read(values, offsets, outputs, bags, torch.get_num_threads()))
-        return [torch.from_numpy(output) for output in outputs]
+        return [torch.from_numpy(output) for output in (*outputs, *joints)]
+
+    def grads(self, grads: Sequence[Tensor | None]) -> list[FloatArray | None]:
+        """Return a gradient for every lookup, given those of its own output and of its group's."""
+        count = len(self.lookups)
+        found = list(grads[:count])
+        for group, joint in zip(self.groups, grads[count:], strict=True):
+            if joint is None:
+                continue
+            for number, place in enumerate(group.places):
+                own = found[place]
+                found[place] = joint[:, number] if own is None else joint[:, number] + own
+        return [None if grad is None else in_rows(grad).numpy() for grad in found]
 
     def fetch(self, batch: Batch) -> None:
         """Ask for the cold rows of a batch that will be looked up soon; a wish, which may come to nothing."""
@@ -335,16 +362,15 @@ class NativePass:
     @classmethod
     def begin(cls, native: NativeTables, batch: Batch) -> tuple[NativePass, list[Tensor]]:
         """Return a pass, and its outputs (it must not hold them: they will hold it)."""
-        values, offsets, outputs = native.prepared(batch)
+        values, offsets, outputs, joints = native.prepared(batch)
         times = _array(batch.event_times)
         answer, step = native.packed.forward(values, offsets, outputs, times, torch.get_num_threads())
         native.accept(answer)
-        return cls(native, step), [torch.from_numpy(output) for output in outputs]
+        return cls(native, step), [torch.from_numpy(output) for output in (*outputs, *joints)]
 
     def accumulate(self, grads: Sequence[Tensor | None]) -> None:
-        """Add gradients of the outputs, in the order of the lookups."""
-        arrays = [None if grad is None else grad.contiguous().numpy() for grad in grads]
-        self._native.accept(self._step.accumulate(arrays, torch.get_num_threads()))
+        """Add gradients of the outputs, in the order of the lookups, then of the groups."""
+        self._native.accept(self._step.accumulate(self._native.grads(grads), torch.get_num_threads()))
 
     def has(self, table: str) -> bool:
         """Return whether this pass is over this table."""
