@@ -21,18 +21,22 @@ from headrace.serve import RankPredictor
 from headrace.store import EmbeddingCollection, FeatureLookup, TableConfig, open_table
 
 
-def open_tables(config: OnlineConfig, *, serving: bool = False) -> dict[str, Table]:
-    """Open one empty table per table name of the schema."""
-    tables: dict[str, Table] = {}
+def table_configs(config: OnlineConfig) -> dict[str, TableConfig]:
+    """Return what each table of the schema is made of, by name."""
+    found = {}
     for name, dim in config.schema.tables.items():
         settings = config.table_overrides.get(name, config.tables)
-        table = TableConfig(
+        found[name] = TableConfig(
             name=name, dim=dim, rule=settings.rule, init=settings.init, seed=config.seed,
             admission=settings.admission, ttl_s=settings.ttl_s, transforms=settings.transforms,
             storage=settings.storage, schedule=settings.schedule,
         )  # fmt: skip
-        tables[name] = open_table(table, serving=serving)
-    return tables
+    return found
+
+
+def open_tables(config: OnlineConfig, *, serving: bool = False) -> dict[str, Table]:
+    """Open one empty table per table name of the schema."""
+    return {name: open_table(table, serving=serving) for name, table in table_configs(config).items()}
 
 
 def embedding(schema: Schema, tables: dict[str, Table]) -> EmbeddingCollection:

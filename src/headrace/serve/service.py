@@ -15,8 +15,12 @@ import pyarrow.compute as pc
 
 from headrace.config import known_name
 from headrace.data.log import EmbeddedLog
+from headrace.publish.acknowledgements import Acknowledger
 from headrace.publish.replica import ChangeSource
+from headrace.serve.arms import ARM, ARM_PROPENSITY, Arm, Arms, Experiment, check_min_version
+from headrace.serve.erasures import ErasureDesk
 from headrace.serve.event_writer import EventWriter, Written
+from headrace.serve.experiment import MAIN
 from headrace.serve.follow import Follower
 from headrace.serve.freshness import DelaySummary
 from headrace.serve.metrics import Reading, ServeMetrics
@@ -24,9 +28,13 @@ from headrace.serve.predictor import RankPredictor
 from headrace.serve.pressure import Pressure
 from headrace.serve.questions import Asking, QuestionDesk
 from headrace.serve.readiness import Readiness
+from headrace.serve.recommend import Recommender
 from headrace.serve.requests import RankRequest, RequestReader
 from headrace.serve.settings import ServeConfig
 from headrace.types import Events
+
+LOGGED = ("score", "version", "score_logged", ARM, ARM_PROPENSITY)
+"""What impressions are logged with, of what was answered."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,11 +56,14 @@ class RankService:
         sign_of_life: Returns the age in seconds of the learner's last sign of life, or None if it never gave one;
             without it, the age of the newest version stands for it.
         asking: Examples to ask people about; None: nobody is asked.
+        acknowledger: Tells the publisher which version is served here; None: nobody is told.
+        experiment: Further arms that answer a share of the requests; None: `predictor` answers all.
     """
 
     def __init__(
         self, predictor: RankPredictor, log: EmbeddedLog, config: ServeConfig, *, changes: ChangeSource | None = None,
         sign_of_life: Callable[[], float | None] | None = None, asking: Asking | None = None,
+        acknowledger: Acknowledger | None = None, experiment: Experiment | None = None,
     ) -> None:  # fmt: skip
         self.predictor, self.log, self.config = predictor, log, config
         self.reader = RequestReader(predictor.request_schema, config)
@@ -63,18 +74,34 @@ class RankService:
             max_waiting=config.max_waiting, remember=config.remember_actions,
         )  # fmt: skip
         self.desk: QuestionDesk | None = None
+        self.recommender: Recommender | None = None
+        self.erasures: ErasureDesk | None = None
         if asking is not None:
             self.desk = QuestionDesk(predictor, self.writer, asking.pool, config=asking.config,
                                      positive=predictor.schema.label.positive[0])  # fmt: skip
-        self.follower = Follower(predictor.replica, changes, poll_s=config.poll_s) if changes is not None else None
+        self.follower: Follower | None = None
+        if changes is not None:
+            self.follower = Follower(predictor.replica, changes, poll_s=config.poll_s, acknowledger=acknowledger)
+        self.arms = Arms(Arm(MAIN, predictor, self.follower), experiment, columns=self.reader.columns,
+                         poll_s=config.poll_s)  # fmt: skip
         self.metrics = ServeMetrics(self._gauges, self._delays)
         self._sign_of_life = sign_of_life
         self.pressure = Pressure(log.path.parent, min_free_bytes=config.min_free_bytes,
                                  max_backlog_rows=config.max_backlog_rows)  # fmt: skip
         self.readiness = Readiness(predictor, self.reader.columns, config.warm_rows)
 
+    def forget_with(self, desk: ErasureDesk) -> None:
+        """Have a desk screen what is logged, and replicas and memories here forget with it; before `start`."""
+        self.erasures, self.writer.screen = desk, desk.screen
+        desk.replicas = [arm.predictor.replica for arm in self.arms.arms]
+        if self.recommender is not None:
+            memory = self.recommender.memory
+            desk.on_erase(lambda ids: [memory.forget(one) for one in ids])
+
     def start(self) -> None:
         """Apply the versions that there are and begin to take requests."""
+        if self.erasures is not None:
+            self.erasures.start()
         if self.desk is not None:
             self.desk.recover(self.log, self.config.topic)
         self.writer.start(self.reader.columns.adopt)
@@ -82,13 +109,21 @@ class RankService:
             self.reader.columns.pin(self.desk.pool.first())
         if self.follower is not None:
             self.follower.start()
+        self.arms.start()
+        if self.recommender is not None:
+            self.recommender.start()
         self.readiness.start()
 
     def close(self) -> None:
         """Make durable what was taken, then end."""
         self.readiness.close()
+        if self.erasures is not None:
+            self.erasures.close()
+        if self.recommender is not None:
+            self.recommender.close()
         if self.follower is not None:
             self.follower.stop()
+        self.arms.close()
         self.writer.close()
 
     def rank(self, request: RankRequest) -> Ranking:
@@ -97,20 +132,36 @@ class RankService:
         Raises:
             SchemaError: If the rows do not fit the schema; nothing is logged.
             VersionError: If there is no version yet.
+            Refusal: 409 if the version that answers is older than the one asked for; nothing is logged.
             CapacityError: If rows are to be logged, and the disk or the learner is too far behind.
         """
         wanted = self.config.log_impressions if request.log_impressions is None else request.log_impressions
         if wanted:
             self.pressure.check()
-        predictions = self.predictor.predict(request.events)
+        predictions = self.arms.predict(request.events)
+        _check_version(predictions, request.min_version)
         self.metrics.rows.inc(len(predictions))
+        self.arms.count(predictions)
         if not wanted:
             return Ranking(predictions)
-        names = [name for name in ("score", "version", "score_logged") if name in predictions.names]
+        names = [name for name in LOGGED if name in predictions.names]
         rows = request.events.with_columns({name: predictions.column(name) for name in names})
+        return Ranking(predictions, self._submitted(rows))
+
+    def record(self, rows: Events) -> Future[Written]:
+        """Hand impressions to the log that another process has scored, with the columns that `rank` logs.
+
+        Raises:
+            SchemaError: If a column has another type than the log has.
+            CapacityError: If the disk or the learner is too far behind.
+        """
+        self.pressure.check()
+        return self._submitted(rows)
+
+    def _submitted(self, rows: Events) -> Future[Written]:
         rows = self._with_position(rows)
         self.reader.columns.pin(rows)
-        return Ranking(predictions, self.writer.submit(rows))
+        return self.writer.submit(rows)
 
     def feedback(self, actions: Events) -> Future[Written]:
         """Hand actions to the log; the future is done when they are durable.
@@ -132,8 +183,10 @@ class RankService:
         }  # fmt: skip
         if self.desk is not None:
             answer["questions"] = self.desk.status()
+        if self.recommender is not None:
+            answer["recommend"] = self.recommender.status()
         if self.follower is not None:
-            answer |= {"published": self.follower.published, "lag_versions": self.follower.lag}
+            answer |= self.follower.health()
             if self.follower.error:
                 answer |= {"status": "serving an old version", "error": self.follower.error}
             answer["freshness"] = {"positives": _plain(self.follower.positives.summary()),
@@ -171,7 +224,8 @@ class RankService:
     def _gauges(self) -> Iterable[Reading]:
         yield "headrace_version", "The version that answers.", [({}, float(self.predictor.version.number))]
         if self.follower is not None:
-            yield "headrace_version_lag", "Published versions not served yet.", [({}, float(self.follower.lag))]
+            yield from self.follower.gauges()
+        yield from self.arms.gauges()
         yield "headrace_waiting_commits", "Requests that wait for the disk.", [({}, float(self.writer.waiting))]
         if self.pressure.free_bytes is not None:
             yield "headrace_free_bytes", "Room on the event log's disk.", [({}, float(self.pressure.free_bytes))]
@@ -188,6 +242,14 @@ class RankService:
         stats = {name: table.stats() for name, table in tables.items() if hasattr(table, "stats")}
         yield "headrace_table_rows", "Rows of a table.", [({"table": n}, float(s.rows)) for n, s in stats.items()]
         yield "headrace_table_bytes", "Memory of a table.", [({"table": n}, float(s.bytes)) for n, s in stats.items()]
+
+
+def _check_version(predictions: Events, wanted: int | None) -> None:
+    if wanted is None or not len(predictions):
+        return
+    versions = np.asarray(predictions.column("version").to_numpy(zero_copy_only=False))
+    oldest = int(np.argmin(versions))
+    check_min_version(int(versions[oldest]), wanted, predictions.column(ARM)[oldest].as_py())
 
 
 def places_of(rows: Events) -> npt.NDArray[np.int64]:

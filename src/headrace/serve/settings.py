@@ -33,6 +33,9 @@ class ServeConfig:
         min_free_bytes: Room that is left on the event log's disk; below it, rows that would be logged get 503.
         max_backlog_rows: Logged rows that may wait to be joined; beyond, rows that would be logged get 503. None: any
             number, as the disk has room.
+        batch_window_ms: How long a worker process waits for more requests to score together, while they come several
+            at a time; a lone request never waits, and what came during the last pass is scored together anyway.
+        batch_rows: Candidates that a worker process scores in one pass; more go into the next one.
         warm_rows: Candidates of the made-up requests that a server answers before it is ready.
 
     Raises:
@@ -56,6 +59,8 @@ class ServeConfig:
     body_timeout_s: float = 30.0
     min_free_bytes: int = 64 << 20
     max_backlog_rows: int | None = None
+    batch_window_ms: float = 0.0
+    batch_rows: int = 1024
     warm_rows: tuple[int, ...] = (1, 100)
 
     def __post_init__(self) -> None:
@@ -71,5 +76,8 @@ class ServeConfig:
         require(self.min_free_bytes >= 0, "min_free_bytes", got=self.min_free_bytes, expected="a number of bytes")
         require(self.max_backlog_rows is None or self.max_backlog_rows >= 1, "max_backlog_rows",
                 got=self.max_backlog_rows, expected="a positive integer, or None")  # fmt: skip
+        require(0 <= self.batch_window_ms <= 1000, "batch_window_ms", got=self.batch_window_ms,
+                expected="from 0 to 1000 ms")  # fmt: skip
+        require(self.batch_rows >= 1, "batch_rows", got=self.batch_rows, expected="a positive integer")
         require(all(rows >= 1 for rows in self.warm_rows), "warm_rows", got=self.warm_rows,
                 expected="positive integers")  # fmt: skip
