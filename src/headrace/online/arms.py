@@ -8,14 +8,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from headrace.config import require
-from headrace.errors import ConfigError
+from headrace.errors import ConfigError, StaleError
 from headrace.online.build import open_serving, with_preparation
 from headrace.online.config import OnlineConfig
 from headrace.online.layout import CHANGES, RunFolder
 from headrace.online.roles import open_log
 from headrace.publish import Acknowledger, ChangeReader
 from headrace.publish.acknowledgements import AcknowledgementFolder
-from headrace.publish.versions import content
+from headrace.publish.versions import content, reachable
 from headrace.serve.arms import Experiment, ServedModel
 from headrace.serve.experiment import FILE, KEY, MAIN, ExperimentConfig
 from headrace.types import Change, Version
@@ -101,6 +101,7 @@ def open_experiment(
         arms={arm.name: _opened(arm.config or config, arm, replica) for arm in arms},
         config=ExperimentConfig(shares=shares, split_by=split_by, salt=salt, path=folder.root / FILE,
                                 window_s=config.join.window_s, kinds=config.join.positive),
+        folders=tuple(arm.folder for arm in arms),
     )  # fmt: skip
 
 
@@ -111,33 +112,44 @@ def _opened(config: OnlineConfig, arm: ArmConfig, replica: str) -> ServedModel:
     reader = ChangeReader(open_log(config, run, CHANGES), run.snapshots)
     predictor = open_serving(with_preparation(config, run)).predictor
     if arm.version is not None:
-        return ServedModel(predictor, OneVersion(content(reader.changes, reader.snapshots, arm.version)))
+        return ServedModel(predictor, OneVersion(reader, arm.version))
     told = Acknowledger(AcknowledgementFolder(run.acknowledgements), f"{replica}/{arm.name}") if replica else None
     return ServedModel(predictor, reader, told)
 
 
 class OneVersion:
-    """A source of changes that has one version, and never another: for an arm that stays where it is.
+    """A source of changes that has one version of a run, and never another: for an arm that stays where it is.
+
+    It is read when it is asked for, so that nothing of it is kept here which was erased there.
 
     Args:
-        change: The version as a full change.
+        reader: The run's published versions.
+        number: The version.
+
+    Raises:
+        StaleError: If its content is no longer kept.
     """
 
-    def __init__(self, change: Change) -> None:
-        self.change = change
+    def __init__(self, reader: ChangeReader, number: int) -> None:
+        self.reader, self.number = reader, number
+        kept = reachable(reader.changes, reader.snapshots)
+        if number not in kept:
+            raise StaleError(f"Version {number}", got="a version whose content is no longer kept",
+                             expected=f"one from {kept.start} to {kept.stop - 1}" if kept else "a published version",
+                             do="Let the arm stay at another version.")  # fmt: skip
 
     def last(self) -> Version:
         """Return the version."""
-        return self.change.version
+        return Version(self.number)
 
     def read_since(self, number: int) -> Iterator[Change]:
         """Yield the version, unless it is held already."""
-        if number < self.change.version.number:
-            yield self.change
+        if number < self.number:
+            yield content(self.reader.changes, self.reader.snapshots, self.number)
 
     def snapshot(self) -> Change | None:
-        """Return the version."""
-        return self.change
+        """Return nothing: `read_since` has all there is."""
+        return None
 
     def published_at(self, number: int | None = None) -> int:
         """Return 0: nothing is published here."""

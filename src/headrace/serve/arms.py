@@ -14,6 +14,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -89,10 +90,12 @@ class Experiment:
     Attributes:
         arms: Name to model.
         config: How traffic is split between them and `main`.
+        folders: Run folders of the arms: what is erased is erased there too.
     """
 
     arms: Mapping[str, ServedModel]
     config: ExperimentConfig
+    folders: tuple[Path, ...] = ()
 
 
 class Chosen(NamedTuple):

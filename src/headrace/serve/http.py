@@ -24,14 +24,19 @@ from starlette.routing import Route
 import headrace
 from headrace.data.log import EmbeddedLog
 from headrace.errors import DataError, HeadraceError
+from headrace.publish.acknowledgements import Acknowledger
 from headrace.publish.replica import ChangeSource
-from headrace.serve import question_routes, rank_routes, state_routes
+from headrace.serve import erase_routes, models_routes, question_routes, rank_routes, recommend_routes, state_routes
 from headrace.serve.access import AccessConfig
+from headrace.serve.arms import Experiment
 from headrace.serve.audit import FILE, AuditLog
 from headrace.serve.door import Door, Refusal, refused
+from headrace.serve.erasures import ErasureDesk
 from headrace.serve.openapi import Address, Json, Operation, document
 from headrace.serve.predictor import RankPredictor
 from headrace.serve.questions import Asking
+from headrace.serve.recommend import Recommender
+from headrace.serve.recommend_desk import RecommendDesk
 from headrace.serve.service import RankService
 from headrace.serve.settings import ServeConfig
 
@@ -42,6 +47,8 @@ def create_app(
     predictor: RankPredictor, log: EmbeddedLog, config: ServeConfig | None = None, *,
     changes: ChangeSource | None = None, sign_of_life: Callable[[], float | None] | None = None,
     asking: Asking | None = None, access: AccessConfig | None = None, backlog: Callable[[], int | None] | None = None,
+    acknowledger: Acknowledger | None = None, experiment: Experiment | None = None,
+    recommender: Recommender | None = None, erasures: ErasureDesk | None = None,
 ) -> Starlette:  # fmt: skip
     """Return an ASGI application that answers with `predictor` and logs into `log`.
 
@@ -58,10 +65,17 @@ def create_app(
         asking: Examples to ask people about, and how they are chosen; None: there are no such addresses.
         access: Who may enter; None: everybody who reaches the server, which `run_server` then keeps to loopback.
         backlog: Returns how many logged rows wait to be joined, for `ServeConfig.max_backlog_rows`.
+        acknowledger: Tells the publisher which version is served here; None: nobody is told.
+        experiment: Further arms that answer a share of the requests; None: `predictor` answers all.
+        recommender: Finds candidates itself, for `POST /v1/recommend`; None: there is no such address.
+        erasures: Forgets users, for `DELETE /v1/users/{id}`; None: there is no such address.
     """
     config = config or ServeConfig()
-    service = RankService(predictor, log, config, changes=changes, sign_of_life=sign_of_life, asking=asking)
-    service.pressure.backlog = backlog
+    service = RankService(predictor, log, config, changes=changes, sign_of_life=sign_of_life, asking=asking,
+                          acknowledger=acknowledger, experiment=experiment)  # fmt: skip
+    service.pressure.backlog, service.recommender = backlog, recommender
+    if erasures is not None:
+        service.forget_with(erasures)
     door = Door(service, ThreadPoolExecutor(config.threads, "rank"), access=access,
                 audit=AuditLog(log.path.parent / FILE))  # fmt: skip
 
@@ -89,10 +103,13 @@ def create_app(
 
 def _routes(door: Door) -> list[Route]:
     """Collect the addresses of all groups."""
-    desk = door.service.desk
+    desk, recommender = door.service.desk, door.service.recommender
     found: list[Route] = [
         *rank_routes.routes(door),
+        *models_routes.routes(door),
         *([] if desk is None else question_routes.routes(door, desk)),
+        *([] if door.service.erasures is None else erase_routes.routes(door, door.service.erasures)),
+        *([] if recommender is None else recommend_routes.routes(door, RecommendDesk(door.service, recommender))),
     ]
     made: list[Json] = []  # made when it is first asked for, and kept: it cannot change while the server runs
 
@@ -111,7 +128,7 @@ def addresses_of(routes: Sequence[Route]) -> list[Address]:
     for route in routes:
         name, scope, operation = route.endpoint.said
         said = operation or Operation(summary=name)
-        found += [Address(method, route.path, name, scope, said) for method in sorted(route.methods or ())
+        found += [Address(method, route.path_format, name, scope, said) for method in sorted(route.methods or ())
                   if method != "HEAD"]  # fmt: skip
     return found
 
@@ -120,12 +137,17 @@ async def _http_error(request: Request, error: HTTPException) -> Response:
     known = [f"{one.method} {one.path}" for one in addresses_of(request.app.routes)]
     what = DataError("Request", got=f"{request.method} {request.url.path[:200]}", expected=", ".join(known),
                      do=error.detail)  # fmt: skip
-    return refused(Refusal(error.status_code, what, dict(error.headers or {})))
+    headers = dict(error.headers or {})
+    path = getattr(request.scope.get("route"), "path", None)
+    if error.status_code == 405 and path is not None:  # several routes may share it; the framework names one's methods
+        ways = {method for route in request.app.routes if route.path == path for method in route.methods or ()}
+        headers["Allow"] = ", ".join(sorted(ways))
+    return refused(Refusal(error.status_code, what, headers))
 
 
 async def _unexpected(request: Request, error: Exception) -> Response:
     # The pattern, not the path: that may name a user who is erased here.
-    where = getattr(request.scope.get("route"), "path", "a request")
+    where = getattr(request.scope.get("route"), "path_format", "a request")
     _log.error("%s %s failed", request.method, where, exc_info=error)
     what = HeadraceError("Server", got=type(error).__name__, expected="an answer", do="Look at the server's log.")
     return refused(Refusal(500, what))
