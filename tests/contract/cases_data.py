@@ -31,8 +31,11 @@ from headrace.data import (
     TableSource,
     example_ids,
 )
+from headrace.data.erasure_book import ErasureBook
 from headrace.data.kafka import KafkaSource
+from headrace.data.subjects import UserColumns
 from headrace.feedback import Place, World, WorldConfig
+from headrace.online.erase_rest import Screened
 from headrace.online.recording import Recording
 from headrace.online.worlds import Placed, WorldPlayer
 from headrace.testing import (
@@ -269,6 +272,13 @@ def joiners() -> Iterator[tuple]:
     part = {"others": others, "shuffled": shuffled()}
     yield ("Joiner", EventJoiner, lambda _: check_joiner(sampled, chunks(), **part), (8,), "sampled")
     yield ("Joiner", Placed, lambda _: run(placed(joiner())))
+
+    def screened(folder: Path) -> Verdict:
+        book, make = ErasureBook(folder / "erasures.db"), joiner()
+        book.request("somebody else")
+        return run(lambda: Screened(make(), book, UserColumns(("user",), {"user": 4})))
+
+    yield ("Joiner", Screened, screened)
 
     def cut(_: Path) -> Verdict:
         examples = Toy(ToyConfig()).events(0, 100)

@@ -43,6 +43,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--folder", type=Path, help="run folder of a recipe that has another than its default one")
     parser.add_argument("--user", metavar="ID", help="the user's id; - reads it from standard input")
     parser.add_argument("--consent", action="store_true", help="take the erased user as a new one from now on")
+    parser.add_argument("--again", action="store_true", help="erase anew who was erased: after a backup was restored")
     parser.add_argument("--here", action="store_true", help="no process of the run is alive: do all of it here")
     parser.add_argument("--wait", type=float, default=0.0, metavar="S", help="seconds to wait until it is finished")
     parser.add_argument("--json", action="store_true", help="print one JSON object and nothing else")
@@ -61,7 +62,7 @@ def run(arguments: argparse.Namespace) -> int:
         _show(left, arguments.json)
         return NOT_DONE if arguments.here and left else 0
     name = sys.stdin.readline().rstrip("\r\n") if arguments.user == "-" else arguments.user
-    number = _asked(book, folder, name, consent=arguments.consent)
+    number = _asked(book, folder, name, consent=arguments.consent, again=arguments.again)
     if arguments.consent:
         _show([] if number is None else [_of(book, number)], arguments.json)
         return 0
@@ -76,12 +77,12 @@ def run(arguments: argparse.Namespace) -> int:
     return 0 if found.finished or not (arguments.here or arguments.wait) else NOT_DONE
 
 
-def _asked(book: ErasureBook, folder: RunFolder, name: str, *, consent: bool) -> int | None:
+def _asked(book: ErasureBook, folder: RunFolder, name: str, *, consent: bool, again: bool) -> int | None:
     """Write into the book, with an audit line before and after."""
     audit = AuditLog(folder.root / FILE)
     action = audit.begin("command line", "consent" if consent else "erase", {"subject": book.subject(name).hex()})
     try:
-        found = book.consent(name) if consent else book.request(name)
+        found = book.consent(name) if consent else book.request(name, again=again)
     except BaseException:
         audit.end(action, "refused")
         raise

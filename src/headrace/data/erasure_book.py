@@ -98,8 +98,12 @@ class ErasureBook:
         """Return the keyed hash of a name."""
         return self.veil.hash(name)
 
-    def request(self, name: str) -> Erasure:
+    def request(self, name: str, *, again: bool = False) -> Erasure:
         """Ask for an erasure; one that is under way, or finished and not lifted by consent, is returned as it is.
+
+        Args:
+            name: The user's id.
+            again: Begin a new one also where one is finished: after files were restored from a backup.
 
         Raises:
             DataError: If the name is empty or overlong.
@@ -108,7 +112,7 @@ class ErasureBook:
             raise DataError("User id", got=f"{len(name.encode())} bytes", expected=f"1 to {MAX_NAME_BYTES}")
         with self._database.writing() as connection:
             found = self._newest(connection, name)
-            if found is not None and not found.consented:
+            if found is not None and not found.consented and not (again and found.finished):
                 return found
             made = connection.execute(
                 "INSERT INTO erasures (subject, name, requested) VALUES (?, ?, ?)", (self.subject(name), name, _now())
@@ -129,7 +133,8 @@ class ErasureBook:
             if not found.finished:
                 raise ConfigError(f"Erasure {found.number}", got="an erasure under way", expected="a finished one",
                                   do="Ask again when it is finished.")  # fmt: skip
-            connection.execute("UPDATE erasures SET consented = ? WHERE number = ?", (_now(), found.number))
+            lift = "UPDATE erasures SET consented = ? WHERE subject = ? AND consented = 0"
+            connection.execute(lift, (_now(), found.subject))
             _touch(connection)
             return _erasure(connection, found.number)
 

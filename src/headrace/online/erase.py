@@ -43,8 +43,8 @@ from headrace.types import Change
 _log = logging.getLogger(__name__)
 ORDERED, REMOVED, JOINED, LEARNED, TOLD = "ordered", "removed", "joiner", "learner", "told"
 STEP_S = 0.25
-AGAIN_S = 5.0
-"""How long the eraser waits before it rewrites again what the scanner did not find clean."""
+AGAIN_S, LONGEST_S = 2.0, 3600.0
+"""How long the eraser waits before it rewrites again what the scanner did not find clean: twice as long every time."""
 
 
 def open_book(folder: RunFolder) -> ErasureBook:
@@ -196,7 +196,9 @@ class Eraser:
         """Return how many erasures are under way, and how many of them take longer than was promised."""
         found = [] if self.book is None else self.book.unfinished()
         limit = time.time_ns() // 1000 - int(self.config.erase.within_s * 1e6)
-        return {"unfinished": len(found), "overdue": sum(item.requested < limit for item in found)}
+        facts = {"unfinished": len(found), "overdue": sum(item.requested < limit for item in found)}
+        left = [] if self.scan is None else self.scan.traces
+        return facts | ({"traces": [f"{trace.path}: {trace.where}" for trace in left[:3]]} if left else {})
 
     def _advance(self, book: ErasureBook, users: UserColumns, erasure: Erasure) -> bool:
         marks, number, name = dict(erasure.marks), erasure.number, erasure.name
@@ -260,9 +262,9 @@ class Eraser:
     def _finish(self, book: ErasureBook, users: UserColumns, number: int, name: str, marks: dict[str, int]) -> bool:
         if time.monotonic() < self._again.get(number, 0.0):
             return False
-        self._again[number] = time.monotonic() + AGAIN_S
-        self._tries[number] = self._tries.get(number, 0) + 1
-        if not self._rewrite(users, name, max(marks[REMOVED], 0), whole=self._tries[number] > 1):
+        tries = self._tries[number] = self._tries.get(number, 0) + 1
+        self._again[number] = time.monotonic() + min(AGAIN_S * 2 ** min(tries - 1, 20), LONGEST_S)
+        if not self._rewrite(users, name, max(marks[REMOVED], 0), whole=tries > 1):
             return False
         self.scan = self._look(users, name)
         if self.scan.traces:
@@ -312,8 +314,9 @@ class Eraser:
 
     def _look(self, users: UserColumns, name: str) -> Scan:
         scan = find_traces(self.folder.root, name, users)
-        own = str(self.folder.erasures)
-        scan.traces = [trace for trace in scan.traces if not trace.path.startswith(own)]  # the book forgets it last
+        # the book forgets the name last; what a played log needs to go on belongs to whoever plays it
+        own = (str(self.folder.erasures), str(self.folder.feed))
+        scan.traces = [trace for trace in scan.traces if not trace.path.startswith(own)]
         return scan
 
 
