@@ -27,6 +27,8 @@ from headrace.publish.versions import VersionRecord, work_out_rollback
 from headrace.types import NO_VERSION, Change, RowChange, Version
 
 _log = logging.getLogger(__name__)
+SAY_EVERY_S = 10.0
+"""Pause between two log lines on refused candidates; every one of them has a record."""
 
 
 class Sluice:
@@ -58,7 +60,7 @@ class Sluice:
         self.publisher, self.guard, self.deputy = publisher, guard, deputy
         self.durable = StandingLog(publisher)
         self.published: deque[Change] = deque()
-        self._orders = orders_topic(self.durable.topic)
+        self._orders, self._say_again = orders_topic(self.durable.topic), 0.0
 
     @property
     def standing(self) -> Standing:
@@ -192,7 +194,9 @@ class Sluice:
             self._go_out(after, pieces, kind, number, verdict, checksum=checksum)
             return
         facts = verdict.facts()
-        _log.warning("change %d of the learner is not published, %s; training goes on", number, verdict)
+        if time.monotonic() >= self._say_again:
+            self._say_again = time.monotonic() + SAY_EVERY_S
+            _log.warning("change %d of the learner is not published, %s; training goes on", number, verdict)
         after = replace(after, refused=standing.refused + 1, verdict=facts)
         record = VersionRecord.of("refused", folded([piece], self._next()), staged=number, verdict=facts)
         record = replace(record, version=NO_VERSION, parent=self.publisher.last().number)
@@ -241,7 +245,9 @@ class Sluice:
             erased = [_ids(cut.tables) for cut in self.standing.cuts]
             done = work_out_rollback(self.publisher.changes, self.publisher.snapshots, order.to, erased)
         reason = f"rolled back to version {order.to}" + (f": {order.reason}" if order.reason else "")
-        after = replace(self.standing, orders=self.standing.orders + 1,
+        standing, learned = self.standing, self.durable.records.learned_to(order.to)
+        learned = min(order.to, standing.following - 1) if learned is None else learned
+        after = replace(standing, orders=standing.orders + 1, pending_changes=standing.following - 1 - learned,
                         hold=Hold(reason=reason, since=time.time_ns() // 1000))  # fmt: skip
         pieces = [done.taken_back, *self.durable.pending.pieces]
         record = VersionRecord.of("rollback", done.change, staged=NO_VERSION, to=order.to, order=order.name,

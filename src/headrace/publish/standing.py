@@ -37,7 +37,8 @@ class Standing:
         published: The newest version when this was written.
         checked_from: The learner's number from which on checksums are kept here; those before it are the versions'.
         pending_from: Offset of the first pending piece in its topic.
-        pending_changes: How many of the learner's changes came in since the newest version that had all of them.
+        pending_changes: How many of the learner's changes are not in the newest version; those that a rollback took
+            back are among them.
         orders: The next order to be carried out.
         hold: Set while learned changes wait for a release.
         refused: How many candidates were refused ever.

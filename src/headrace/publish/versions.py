@@ -104,6 +104,15 @@ class VersionRecords:
         """Return the record of an order that was carried out, or None; looks at the records from an offset on."""
         return next((record for record in self.since(since) if record.order == name), None)
 
+    def learned_to(self, version: int) -> int | None:
+        """Return the learner's newest change that a version has; None if no record tells it."""
+        first = self.log.topic(self.topic).first_offset
+        found = {record.version: record for record in self.since(first) if record.version >= 0}
+        while version in found and found[version].kind in ("rollback", "erase"):
+            record = found[version]
+            version = record.to if record.kind == "rollback" else record.parent
+        return found[version].staged if version in found else None
+
     def end(self) -> int:
         """Return the offset that the next record gets."""
         return self.log.end(self.topic)

@@ -98,7 +98,9 @@ def test_a_rollback_is_a_new_version_with_the_old_content(house: House) -> None:
     assert newest.notes["rollback_to"].tolist() == [1]
     assert "accepted_times" not in newest.notes
     assert newest.dense["weight"].tolist() == [1.0, 1.0]
+    assert house.sluice.status()["pending"] == 2
     house.learn(4)
+    assert house.sluice.status()["pending"] == 3
     assert house.publisher.last().number == 4
     house.order("release")
     assert sorted(house.rows()) == [4, 5]
@@ -111,8 +113,10 @@ def test_a_rollback_can_be_rolled_back(house: House) -> None:
     house.order("rollback", to=0)
     house.order("rollback", to=2)
     assert house.rows() == house.rows(2)
+    assert house.sluice.status()["pending"] == 0
     house.order("rollback", to=3)
     assert house.rows() == house.rows(0)
+    assert house.sluice.status()["pending"] == 2
     house.order("release")
     assert house.rows() == house.rows(2)
     assert [record.version for record in house.sluice.durable.records.newest(4)] == [3, 4, 5, 6]
