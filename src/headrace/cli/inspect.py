@@ -35,12 +35,14 @@ from headrace.cli.inspect_traces import traces
 from headrace.cli.output import console, human_bytes, print_json
 from headrace.config import tree
 from headrace.errors import ConfigError, DataError, HeadraceError
+from headrace.online import RunFolder
+from headrace.publish import AcknowledgementFolder
 
 NAME = "inspect"
 HELP = "look into a run folder, checkpoint, log, change, snapshot or table file; diff two run records; profile a step"
 RECORD = "run.json"
 SHOWN_DEPTH, SHOWN_LINES, SHOWN_ITEMS, SHOWN_LETTERS = 3, 60, 8, 50
-TIMES = ("event_time", "accepted_time", "watermark", "newest", "oldest_pending")
+TIMES = ("event_time", "accepted_time", "watermark", "newest", "oldest_pending", "said")
 Facts = dict[str, object]
 
 
@@ -110,6 +112,9 @@ def _run_folder(path: Path) -> Facts:
     status = path / "status"
     if status.is_dir():
         facts["status"] = {item.stem: read_json(item) for item in sorted(status.glob("*.json"))}
+    told = AcknowledgementFolder(RunFolder(path).acknowledgements).newest()
+    if told:
+        facts["replicas"] = [{"replica": name, "version": one.version, "said": one.time} for name, one in told.items()]
     inside = [item for item in path.iterdir() if item.name != "status"]
     facts["parts"] = _parts(item for item in inside if item.is_dir() or item.suffix in {".db", ".json"})
     return facts

@@ -1,12 +1,14 @@
 """Where published versions come from and go to: the run's own folder, a folder of files, a Kafka topic.
 
-A place is written as text: a path, or `kafka://broker:9092,broker:9092/topic`, with `?snapshots=PATH` for the folder
-of snapshots beside the topic.
+A place is written as text: a path, or `kafka://broker:9092,broker:9092/topic`. Behind a question mark, joined by `&`,
+`snapshots=PATH` names the folder of snapshots beside the topic, and `settings=FILE` a JSON file with further settings
+of librdkafka (encryption, passwords), which are then on no command line and in no record of the run.
 """
 
 from __future__ import annotations
 
 import hashlib
+import json
 import socket
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -51,6 +53,7 @@ class Place:
     servers: str = ""
     topic: str = ""
     snapshots: Path | None = None
+    settings: Path | None = None
 
     @property
     def name(self) -> str:
@@ -78,10 +81,30 @@ def find_place(text: str) -> Place:
     if parts.scheme != KAFKA or not parts.netloc or "/" in parts.path.strip("/") or not parts.path.strip("/"):
         raise ConfigError("Place of changes", got=text, expected="a path, or kafka://broker:9092/topic",
                           do="Name the brokers and one topic.")  # fmt: skip
-    if set(query) - {"snapshots"} or query.get("snapshots") == [""]:
-        raise ConfigError("Place of changes", got=text, expected="nothing but snapshots=PATH behind the question mark")
-    where = query.get("snapshots")
-    return Place(text, servers=parts.netloc, topic=parts.path.strip("/"), snapshots=Path(where[0]) if where else None)
+    if set(query) - {"snapshots", "settings"} or any(found != [found[0]] or not found[0] for found in query.values()):
+        raise ConfigError("Place of changes", got=text, expected="snapshots=PATH and settings=FILE behind the question "
+                          "mark, each once")  # fmt: skip
+    paths = {name: Path(found[0]) for name, found in query.items()}
+    return Place(text, servers=parts.netloc, topic=parts.path.strip("/"), snapshots=paths.get("snapshots"),
+                 settings=paths.get("settings"))  # fmt: skip
+
+
+def open_cluster(place: Place) -> KafkaLog:
+    """Connect to the cluster of a place.
+
+    Raises:
+        ConfigError: If its file of settings cannot be read, or is not one JSON object of plain values.
+    """
+    if place.settings is None:
+        return KafkaLog(place.servers)
+    try:
+        settings = json.loads(place.settings.read_bytes())
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"Settings {place.settings}", got=str(error), expected="a JSON file") from error
+    if not isinstance(settings, dict) or not all(isinstance(one, (str, int, float, bool)) for one in settings.values()):
+        raise ConfigError(f"Settings {place.settings}", got="other values", expected="one JSON object of plain values",
+                          do='For example {"security.protocol": "SSL"}.')  # fmt: skip
+    return KafkaLog(place.servers, settings=settings)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -132,7 +155,7 @@ def open_changes(config: OnlineConfig, folder: RunFolder, place: str | None = No
     if found.folder is not None:
         far = ChangeFolder(found.folder)
         return Changes(far, far.acknowledgements, FAR_POLL_S)
-    topic = ChangeTopic(KafkaLog(found.servers), found.topic, snapshots=found.snapshots)
+    topic = ChangeTopic(open_cluster(found), found.topic, snapshots=found.snapshots)
     return Changes(topic, topic.acknowledgements, FAR_POLL_S)
 
 
@@ -155,7 +178,7 @@ def open_target(config: OnlineConfig, place: Place, run: str) -> ChangeTarget:
     if place.folder is not None:
         return ChangeFolderWriter(place.folder, run, retention=config.retention)
     return ChangeTopicWriter(
-        KafkaLog(place.servers), place.topic, run, snapshots=place.snapshots, retention=config.retention
+        open_cluster(place), place.topic, run, snapshots=place.snapshots, retention=config.retention
     )
 
 

@@ -8,13 +8,14 @@ import os
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
+from glob import escape
 from pathlib import Path
 from typing import Protocol
 from urllib.parse import quote
 
 from headrace.config import require
 from headrace.errors import HeadraceError
-from headrace.publish.durable_files import write_whole
+from headrace.publish.durable_files import PART, remove_parts, write_whole
 from headrace.types import NO_VERSION, Version
 
 _log = logging.getLogger(__name__)
@@ -85,6 +86,7 @@ class AcknowledgementFolder:
 
     def __init__(self, folder: Path, *, sync: bool = False) -> None:
         self.folder, self.sync = Path(folder), sync
+        self._cleaned: set[str] = set()
 
     def record(self, one: Acknowledgement) -> None:
         """Replace the replica's file.
@@ -92,8 +94,12 @@ class AcknowledgementFolder:
         Raises:
             OSError: If the disk does not take it.
         """
-        self.folder.mkdir(parents=True, exist_ok=True)
-        write_whole(self._path(one.replica), one.to_bytes(), sync=self.sync)
+        path = self._path(one.replica)
+        if one.replica not in self._cleaned:  # what an earlier process of this replica left half written
+            self.folder.mkdir(parents=True, exist_ok=True)
+            remove_parts(self.folder, f"{escape(path.name)}.*{PART}")
+            self._cleaned.add(one.replica)
+        write_whole(path, one.to_bytes(), sync=self.sync)
 
     def newest(self) -> dict[str, Acknowledgement]:
         """Return the newest acknowledgement of every replica by name. Cost: one small file read per replica."""

@@ -80,6 +80,7 @@ class ChangeTopic:
         self.acknowledgements = AcknowledgementTopic(log, f"{topic}-acknowledgements")
         self._end, self._newest, self._at, self._looking = 0, NO_VERSION, 0, threading.Lock()
         self._behind: tuple[int, int] | None = None  # a version, and the offset behind its last part
+        self._tail: Entry | None = None  # the message that was looked at last
 
     def last(self) -> Version:
         """Return the newest version; number -1 when there is none.
@@ -97,11 +98,12 @@ class ChangeTopic:
         """Find the newest whole version from the end of the topic; what a killed writer left half sent is passed."""
         first = self.log.first(self.topic)
         if end < self._end:
-            self._newest, self._behind = NO_VERSION, None  # the topic was made again
+            self._newest, self._behind, self._tail = NO_VERSION, None, None  # the topic was made again
         for offset in range(end - 1, first - 1, -1):
             entries = self.log.read(self.topic, offset, limit=1)
             if entries and (part := _opened(entries[0], self.topic)).ends:
                 self._newest, self._at = max(self._newest, part.number), entries[0].accepted_time
+                self._tail = entries[0]
                 return
 
     def read_since(self, number: int) -> Iterator[Change]:
@@ -144,6 +146,9 @@ class ChangeTopic:
         return change
 
     def _read(self, offset: int, held: int) -> list[Entry]:
+        tail = self._tail
+        if tail is not None and tail.offset == offset:  # who keeps up need not ask for it a second time
+            return [tail]
         try:
             return self.log.read(self.topic, offset, limit=READ_PARTS)
         except StaleError as error:

@@ -17,7 +17,7 @@ from headrace.data.features import IdFeature, Schema
 from headrace.errors import ConfigError
 from headrace.nn import DeepFM
 from headrace.online import Following, OnlineConfig, RunFolder, open_learner, open_log, open_serving, run_publisher
-from headrace.online.changes import copied, find_place, open_changes
+from headrace.online.changes import copied, find_place, open_changes, open_cluster
 from headrace.online.layout import STAGED
 from headrace.publish import LogPublisher, Retention, StagingPublisher
 from headrace.types import Version
@@ -62,11 +62,28 @@ def test_a_place_is_a_path_or_an_address() -> None:
 
 @pytest.mark.parametrize(
     "text", ["", "s3://bucket/key", "kafka://", "kafka://a:1", "kafka:///t", "kafka://a/t/u", "kafka://a/t?snap=x",
-             "kafka://a/t?snapshots="],
+             "kafka://a/t?snapshots=", "kafka://a/t?snapshots=x&snapshots=y"],
 )  # fmt: skip
 def test_anything_else_is_refused(text: str) -> None:
     with pytest.raises(ConfigError, match="Place of changes"):
         Following(changes=text)
+
+
+@pytest.mark.parametrize("data", [None, b"{", b"[]", b'{"a": {"b": 1}}', b"\xff"])
+def test_settings_of_a_cluster_that_are_none_are_refused(tmp_path: Path, data: bytes | None) -> None:
+    file = tmp_path / "kafka.json"
+    if data is not None:
+        file.write_bytes(data)
+    with pytest.raises(ConfigError, match=r"kafka\.json"):
+        open_cluster(find_place(f"kafka://a:1/t?settings={file}"))
+
+
+def test_settings_of_a_cluster_come_from_a_file(tmp_path: Path) -> None:
+    (tmp_path / "kafka.json").write_text(json.dumps({"client.id": "shop", "log_level": 0}))
+    cluster = open_cluster(find_place(f"kafka://127.0.0.1:1/t?settings={tmp_path / 'kafka.json'}"))
+    assert cluster._settings["client.id"] == "shop"
+    with pytest.raises(ConfigError, match="settings"):
+        find_place("kafka://a/t?settings=")
 
 
 def test_an_unknown_mode_is_refused() -> None:

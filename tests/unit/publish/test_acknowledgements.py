@@ -76,6 +76,10 @@ def test_killed_at_any_moment_a_replica_leaves_a_whole_word(tmp_path: Path) -> N
         last = kept.newest()["a"].version
         assert last >= 48
     assert set(kept.newest()) == {"a"}
+    (tmp_path / "b.json.77.part").write_bytes(b"half of another replica's")
+    (tmp_path / "a.json.78.part").write_bytes(b"half")
+    AcknowledgementFolder(tmp_path).record(ack("a", 1))
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a.json", "b.json.77.part"]
 
 
 class Clock:
