@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from headrace.cli.evaluate_policy import add_policy_arguments, judge_policy
 from headrace.cli.output import console, print_json
 from headrace.cli.run import run_folder
 from headrace.config import require
@@ -28,7 +29,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("recipe", help="package.module:function, the same as in `headrace run`")
     parser.add_argument("settings", nargs="*", metavar="name=value", help="the recipe's own parameters")
     parser.add_argument("--folder", type=Path, help="run folder whose newest version is judged")
-    parser.add_argument("--input", type=Path, help="file of labelled rows; default: the test split of a fitted "
+    parser.add_argument("--input", type=Path, help="file of labelled rows, or another run's folder; default: "
+                                                           "the test split of a fitted "
                                                    "ranker, or all that an online run has learned")  # fmt: skip
     parser.add_argument("--groups", metavar="COLUMN", help="users or requests: adds GAUC and ranking metrics, and "
                                                            "intervals then hold for rows of one group")  # fmt: skip
@@ -40,6 +42,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--confidence", type=float, default=0.95, help="of the intervals (default 0.95)")
     parser.add_argument("--test", choices=["analytic", "bootstrap", "permutation"], default="analytic",
                         help="how --against finds p-values")  # fmt: skip
+    add_policy_arguments(parser)
     parser.add_argument("--json", action="store_true", help="print the report as one JSON object")
 
 
@@ -48,6 +51,11 @@ def run(arguments: argparse.Namespace) -> int:
     recipe = build(find_recipe(arguments.recipe), arguments.settings)
     folder = run_folder(recipe, arguments.folder)
     how = Judging(k=arguments.k, confidence=arguments.confidence, method=arguments.test)
+    if arguments.policy is not None:
+        require(arguments.against is None and not arguments.slices, "--policy", got="--against or --slices",
+                expected="neither")  # fmt: skip
+        config = as_online(recipe)
+        return judge_policy(arguments, config, folder, _rows(arguments, config, folder))
     if arguments.against is not None:
         require(not arguments.slices, "--slices", got=arguments.slices, expected="not with --against")
         compared = _compare(arguments, recipe, folder, how)
@@ -97,7 +105,9 @@ def _compare(
 
 
 def _rows(arguments: argparse.Namespace, config: OnlineConfig, folder: RunFolder) -> Source:
-    if arguments.input is not None:
+    if arguments.input is not None and arguments.input.is_dir():
+        folder = RunFolder(arguments.input)
+    elif arguments.input is not None:
         return request_file(arguments.input, config.request_schema)
     if not folder.log(EXAMPLES).exists():
         raise DataError(f"Run {folder.root}", got="no example log", expected="--input FILE with labelled rows")

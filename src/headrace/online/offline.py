@@ -125,8 +125,8 @@ def evaluate_source(
     """
     metric, stream = ProgressiveMetric(window_s=config.metric_window_s), None
     predictor = newest_predictor(config, folder)
-    for examples in _batches(source):
-        unscored = _without(examples, ("score", "version", "score_logged"))
+    for examples in batches(source):
+        unscored = without(examples, ("score", "version", "score_logged"))
         predictions = predictor.predict(unscored)
         batch = collate(predictor.prepared(unscored), config.schema)
         scores = torch.from_numpy(predictions.column("score").to_numpy(zero_copy_only=False).copy())
@@ -163,8 +163,8 @@ def compare_source(
     predictors = [newest_predictor(config, folder) for config, folder in (first, second)]
     parts: list[tuple[np.ndarray, ...]] = []
     keys: list[pa.Array] = []
-    for examples in _batches(source):
-        unscored = _without(examples, ("score", "version", "score_logged"))
+    for examples in batches(source):
+        unscored = without(examples, ("score", "version", "score_logged"))
         batch = collate(predictors[0].prepared(unscored), first[0].schema)
         scores = [each.predict(unscored).column("score").to_numpy(zero_copy_only=False) for each in predictors]
         parts.append((batch.labels.numpy().copy(), *scores, 1.0 / batch.sample_rates.numpy()))
@@ -176,7 +176,8 @@ def compare_source(
     return compare(labels, one, two, pa.chunked_array(keys) if groups is not None else None, weights, how=how)
 
 
-def _batches(source: Source) -> Iterator[Events]:
+def batches(source: Source) -> Iterator[Events]:
+    """Yield the rows of a source until it has no more, many at a time."""
     while True:
         try:
             examples = source.read(READ_ROWS)
@@ -194,7 +195,8 @@ def _column(examples: Events, name: str) -> pa.Array:
     return examples.column(name)
 
 
-def _without(events: Events, names: tuple[str, ...]) -> Events:
+def without(events: Events, names: tuple[str, ...]) -> Events:
+    """Return the rows without some columns, where they have them."""
     present = [name for name in names if name in events.names]
     return Events(events.batch.drop_columns(present)) if present else events
 
