@@ -5,6 +5,7 @@ headrace inspect diff A B      what differs between two run records (files or ru
 headrace inspect traces ID DIR whether a folder holds any trace of a user (exit code 1 if it does)
 headrace inspect experiment X  what a server's arms did, and whether anything may be concluded (exit code 1 if not)
 headrace inspect profile X     where a step's time goes: of a recipe (with its name=value) or of a run folder
+headrace inspect versions DIR  what became of a run's versions, as `headrace versions DIR` lists them
 """
 
 from __future__ import annotations
@@ -33,9 +34,11 @@ from headrace.cli.inspect_files import (
 from headrace.cli.inspect_profile import profile
 from headrace.cli.inspect_traces import traces
 from headrace.cli.output import console, human_bytes, print_json
+from headrace.cli.versions import show
 from headrace.config import tree
 from headrace.errors import ConfigError, DataError, HeadraceError
 from headrace.online import RunFolder
+from headrace.online.versions import list_versions
 from headrace.publish import AcknowledgementFolder
 
 NAME = "inspect"
@@ -67,6 +70,11 @@ def run(arguments: argparse.Namespace) -> int:
         return experiment(words[1:], arguments)
     if words[0] == "traces":
         return traces(words[1:], as_json=arguments.json)
+    if words[0] == "versions":
+        if len(words) != 2:
+            raise ConfigError("inspect versions", got=f"{len(words) - 1} folders", expected="one run folder")
+        show(list_versions(RunFolder(Path(words[1]))), arguments.json)
+        return 0
     if words[0] == "profile":
         return profile(words[1:], steps=arguments.steps, as_json=arguments.json)
     results = [describe(Path(word)) for word in words]

@@ -58,6 +58,14 @@ def test_the_list_tells_versions_rows_and_replicas(folder: RunFolder, capsys) ->
     assert found["hold"] is None
 
 
+def test_inspect_lists_them_too(folder: RunFolder, capsys) -> None:
+    assert main(["versions", str(folder.root)]) == 0
+    listed = capsys.readouterr().out
+    assert main(["inspect", "versions", str(folder.root)]) == 0
+    assert capsys.readouterr().out == listed
+    assert main(["inspect", "versions"]) == 2
+
+
 def test_a_rollback_and_a_release_without_a_publisher(folder: RunFolder, capsys) -> None:
     assert main(["versions", str(folder.root), "rollback", "--to", "2", "--reason", "clicks fell"]) == 0
     assert capsys.readouterr().out.startswith("version 5 has the content of version 2;")
