@@ -139,7 +139,10 @@ def retained_from(examples: EmbeddedLog, consumer: str = "joiner") -> int:
     recorded = JoinProgress.from_bytes(examples.state(f"{consumer}/progress"))
     if recorded.ended:
         return recorded.offset
-    data = examples.state(f"{consumer}/state")
+    kept = examples.state(f"{consumer}/retained")
+    if kept is not None:
+        return int(kept)
+    data = examples.state(f"{consumer}/state")  # of an earlier release
     return 0 if data is None else _progress_in(decode_state(data)).offset
 
 
@@ -291,6 +294,7 @@ class _JoinerProcess:
         if self.settings.erasures is not None:
             state["erased"] = sorted(self.settings.erasures.active)
         write.put_state(f"{self.settings.consumer}/state", encode_state(state))
+        write.put_state(f"{self.settings.consumer}/retained", str(self.progress.offset).encode())
         self._snapshot = self.progress
 
     def _differs(self, recorded: JoinProgress) -> JoinError:

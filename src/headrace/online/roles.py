@@ -57,7 +57,8 @@ def run_joiner(config: OnlineConfig, folder: RunFolder, stop: Stop) -> None:
 
     def needed() -> int:
         others = needed_from(folder, config.logs.forget_after_s)
-        return min(retained_from(examples), *([] if others is None else [others]))
+        own = retained_from(examples)
+        return own if others is None else min(own, others)
 
     trimmer = LogTrimmer(events, EVENTS, config.logs.events_s, needed)
 
