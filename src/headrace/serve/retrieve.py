@@ -16,6 +16,9 @@ from headrace.serve.item_vectors import ItemVectors, Moved
 from headrace.serve.shelf import Ints, Mask, Shelf
 from headrace.types import Change
 
+DRIFT = 0.1
+"""How far, relative to its length, a vector may move before the index is told. The index only proposes."""
+
 SPARSE = 0.25
 """Below this share of allowed items their vectors are gathered first, instead of scoring all of them."""
 
@@ -77,6 +80,7 @@ class Retriever:
         self.view = View(Shelf.empty(""))
         self.encoded = self.whole = 0
         self._torn = False
+        self._indexed: Tensor | None = None
         if vectors is not None:
             with replica.still() as version:
                 if version.number >= 0:
@@ -159,11 +163,25 @@ class Retriever:
             vectors[torch.from_numpy(filled)] = fresh
         vectors[torch.from_numpy(emptied)] = 0.0
         if self.index is not None:
-            if len(emptied):
-                self.index.remove(emptied)
-            if fresh is not None:
-                self.index.put(filled, fresh)
+            self._reindex(self.index, shelf, emptied, filled, fresh)
         return View(shelf, vectors)
+
+    def _reindex(self, index: NearIndex, shelf: Shelf, emptied: Ints, filled: Ints, fresh: Tensor | None) -> None:
+        """Tell the index what is gone, and what has moved far from where the index has it."""
+        if len(emptied):
+            index.remove(emptied)
+            if self._indexed is not None:
+                self._indexed[torch.from_numpy(emptied[emptied < len(self._indexed)])] = torch.inf
+        if fresh is None:
+            return
+        known = torch.full((shelf.places, fresh.shape[1]), torch.inf)
+        if self._indexed is not None and self._indexed.shape[1] == fresh.shape[1]:
+            known[: len(self._indexed)] = self._indexed
+        far = (fresh - known[torch.from_numpy(filled)]).norm(dim=1) > DRIFT * fresh.norm(dim=1)
+        if bool(far.any()):
+            index.put(filled[far.numpy()], fresh[far])
+            known[torch.from_numpy(filled[far.numpy()])] = fresh[far]
+        self._indexed = known
 
 
 def _best(vectors: Tensor, query: Tensor, rows: Ints, count: int) -> Ints:

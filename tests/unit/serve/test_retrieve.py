@@ -252,6 +252,24 @@ def test_an_index_proposes_and_the_version_decides(tmp_path) -> None:
     assert index.told[1] == ("remove", [2])
 
 
+def test_the_index_is_told_what_moved_far_and_what_took_an_empty_place(tmp_path) -> None:
+    index = Liar([])
+    shop = Shop(tmp_path, index=index, index_from=10)
+    shop.serving.predictor.apply(shop.change(0))
+    shop.catalogue.put(batch(*range(20)))
+    shop.catalogue.remove(pa.array(["i5"]))
+    shop.catalogue.put(batch(5))  # the same item, in the same place, with the same vector
+    assert index.told[1:] == [("remove", [5]), ("put", [5])]
+    near = shop.change(1, tables=())
+    near.dense[ITEM_DENSE].add_(1e-6)  # type: ignore[union-attr]
+    shop.serving.predictor.apply(near)
+    assert shop.retriever.encoded == 41
+    assert len(index.told) == 3
+    shop.serving.predictor.apply(shop.change(2, dense=True, tables=()))
+    assert index.told[3][0] == "put"
+    assert torch.allclose(shop.retriever.view.vectors, shop.right(), atol=1e-5)
+
+
 def test_rows_of_items_are_vectors_and_users_are_what_they_took(tmp_path) -> None:
     shop = Shop(tmp_path, RecommendConfig(vectors="rows"))
     shop.serving.predictor.apply(shop.change(0))
