@@ -196,9 +196,9 @@ class Replica:
         with self._applying:
             removed = {}
             for name in set(ids) & set(self.tables):
-                gone = ids[name].unique()
+                gone = ids[name].unique()  # type: ignore[no-untyped-call]
                 known = self._forgotten.get(name, gone[:0])
-                self._forgotten[name] = torch.cat([known, gone]).unique()
+                self._forgotten[name] = torch.cat([known, gone]).unique()  # type: ignore[no-untyped-call]
                 removed[name] = RowChange(gone[:0], torch.zeros(0, self._width(name)), gone)
             if removed and self._version.number >= 0:
                 again = Change(version=self._version, tables=removed, spec=self._spec)
