@@ -13,10 +13,10 @@ from typing import Any
 
 os.environ.setdefault("RAY_SERVE_THROUGHPUT_OPTIMIZED", "1")
 
-import ray  # noqa: E402
-from ray import serve  # noqa: E402
-from starlette.requests import Request  # noqa: E402
-from starlette.responses import Response  # noqa: E402
+import ray
+from ray import serve
+from starlette.requests import Request
+from starlette.responses import Response
 
 
 class Ranker:
