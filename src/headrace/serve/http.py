@@ -126,7 +126,7 @@ def addresses_of(routes: Sequence[Route]) -> list[Address]:
     """Return what is known about every address, by what `Door.counted` was told."""
     found = []
     for route in routes:
-        name, scope, operation = route.endpoint.said
+        name, scope, operation = vars(route.endpoint)["said"]
         said = operation or Operation(summary=name)
         found += [Address(method, route.path_format, name, scope, said) for method in sorted(route.methods or ())
                   if method != "HEAD"]  # fmt: skip
