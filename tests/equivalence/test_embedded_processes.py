@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -22,7 +23,9 @@ from headrace.online import (
     run_publisher,
 )
 from headrace.online.demo import world
-from headrace.online.layout import EVENTS, EXAMPLES
+from headrace.online.layout import CHANGES, EVENTS, EXAMPLES
+from headrace.online.versions import list_versions
+from headrace.publish import ChangeReader, GuardConfig
 from headrace.testing import assert_same_state
 from headrace.types import State
 
@@ -129,3 +132,28 @@ def test_a_learner_that_finds_nothing_left_still_reports_all_that_was_learned(
     after = folder.read_status("learner")
     assert after["examples"] == before["examples"] == 3000
     assert after["version"] == before["version"]
+
+
+def published(folder: RunFolder) -> list[str]:
+    """Checksums of all versions, without the wall times of their actions."""
+    reader = ChangeReader(EmbeddedLog(folder.log(CHANGES)), folder.snapshots)
+    return [replace(change, notes={}).checksum() for change in reader.read_since(-1)]
+
+
+def test_a_guard_that_refuses_nothing_lets_the_same_versions_out(
+    tmp_path: Path, processes: tuple[OnlineConfig, RunFolder, State]
+) -> None:
+    config, plain, _ = processes
+    folder = RunFolder(tmp_path / "guarded")
+    guarded = replace(config, guard=GuardConfig(rows=4096, min_rows=64, min_positives=1, auc_margin=0.99,
+                                                calibration=None))  # fmt: skip
+    write_events(guarded, folder, read_rows=1024)
+    run_roles(guarded, folder)
+    assert published(folder) == published(plain)
+    found = list_versions(folder, count=100)
+    assert [record.version for record in found.records] == list(range(found.newest + 1))
+    values = [
+        check["value"] for record in found.records for check in record.verdict["checks"] if check["name"] == "auc"
+    ]
+    assert len(values) > found.newest // 2
+    assert all(0 <= value <= 1 for value in values)

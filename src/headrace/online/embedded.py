@@ -18,8 +18,8 @@ from headrace.online.config import OnlineConfig
 from headrace.online.erase_rest import erase_embedded, screened
 from headrace.online.guarding import NewestBatches, open_guard
 from headrace.online.layout import CHANGES, RunFolder
+from headrace.online.logs import open_log
 from headrace.online.recording import Recording
-from headrace.online.roles import open_log
 from headrace.online.worlds import Placed
 from headrace.protocols import Joiner, Metric, Predictor
 from headrace.publish import LogPublisher, Sluice, publishing

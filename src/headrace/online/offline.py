@@ -21,7 +21,7 @@ from headrace.loop import predict
 from headrace.online.build import open_serving, with_preparation
 from headrace.online.config import OnlineConfig
 from headrace.online.layout import CHANGES, RunFolder
-from headrace.online.roles import open_log
+from headrace.online.logs import open_log
 from headrace.protocols import Source
 from headrace.publish import ChangeReader
 from headrace.serve import RankPredictor

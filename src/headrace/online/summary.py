@@ -9,7 +9,7 @@ from pathlib import Path
 from headrace.evaluate import write_report
 from headrace.online.config import OnlineConfig
 from headrace.online.layout import EVENTS, EXAMPLES, RunFolder
-from headrace.online.roles import open_log
+from headrace.online.logs import open_log
 from headrace.types import Events, Report
 
 FRESHNESS = {"p50_s": "freshness_p50_s", "p99_s": "freshness_p99_s"}

@@ -140,7 +140,7 @@ class Sluice:
         Raises:
             VersionError: If a table is not one of the versions'.
         """
-        ids = {name: torch.as_tensor(rows, dtype=torch.int64).unique() for name, rows in erased.items() if len(rows)}
+        ids = _ids({name: rows.tolist() for name, rows in erased.items() if len(rows)})
         last = self.publisher.last().number
         spec = self._spec(last)
         known = [name.removeprefix(TABLE) for name in spec if name.startswith(TABLE)]
@@ -310,7 +310,8 @@ class Sluice:
 
 
 def _ids(tables: Mapping[str, Sequence[int]]) -> dict[str, Tensor]:
-    return {name: torch.tensor(list(ids), dtype=torch.int64) for name, ids in tables.items()}
+    """Return the ids of each table once and ascending, (N,)."""
+    return {name: torch.tensor(sorted(set(ids)), dtype=torch.int64) for name, ids in tables.items()}
 
 
 def _needed(cuts: Sequence[Cut], following: int) -> tuple[Cut, ...]:

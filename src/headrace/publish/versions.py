@@ -12,6 +12,7 @@ from torch import Tensor
 
 from headrace.data.log import EmbeddedLog, Transaction
 from headrace.errors import CorruptSnapshot, StaleError, VersionError
+from headrace.publish.agreement import RELOAD
 from headrace.publish.change_log import ChangeLog
 from headrace.publish.pending import ERASURE, folded, without_rows, without_times
 from headrace.publish.snapshots import Snapshots, fold
@@ -203,7 +204,7 @@ def work_out_rollback(
 
 def _plain(change: Change) -> Change:
     """Return the change without the notes that were true of it only when it was new."""
-    notes = {name: note for name, note in change.notes.items() if name not in ("loss", ERASURE, ROLLBACK)}
+    notes = {name: note for name, note in change.notes.items() if name not in ("loss", ERASURE, RELOAD, ROLLBACK)}
     return without_times(replace(change, notes=notes))
 
 
@@ -217,7 +218,7 @@ def _erased(later: Sequence[Change], more: Sequence[Mapping[str, Tensor]]) -> di
         if ERASURE in change.notes:
             for name, rows in change.tables.items():
                 found.setdefault(name, []).append(rows.removed)
-    return {name: torch.cat(parts).unique() for name, parts in found.items()}
+    return {name: torch.cat(parts).sort().values for name, parts in found.items()}
 
 
 def _restored(since: RowChange, there: RowChange | None, erased: Tensor | None) -> RowChange:

@@ -32,8 +32,8 @@ from headrace.learn import (
 )
 from headrace.online.build import embedding, keep_preparation, open_tables, seeded_model
 from headrace.online.layout import CHANGES, RunFolder
+from headrace.online.logs import open_log
 from headrace.online.offline import newest_predictor
-from headrace.online.roles import open_log
 from headrace.publish import LogPublisher, Sluice
 from headrace.ranking.config import FitConfig
 from headrace.ranking.examples import Splits

@@ -19,6 +19,8 @@ from headrace.publish import (
     read_standing,
     relay,
 )
+from headrace.publish.agreement import RELOAD
+from headrace.publish.erasure import scrub_versions
 from headrace.publish.pending import COMPACT_PIECES, ERASURE, PendingChanges
 from headrace.types import Version
 
@@ -223,6 +225,18 @@ def test_an_erasure_that_the_learner_tells_passes_a_hold(house: House, change) -
     assert sorted(house.rows()) == [2]
     house.order("rollback", to=1)
     assert sorted(house.rows()) == [2], "what was erased does not come back"
+
+
+def test_a_rollback_over_an_erasure_whose_ids_were_cut_out_of_the_log(house: House) -> None:
+    """What stands in its place says that a replica has to load a snapshot; a rollback and a release do not."""
+    house.learn(0, 1, 2)
+    house.order("erase", tables={"user": [3]})
+    scrub_versions(house.publisher, {"user": [3]}, erased_in=3)
+    house.order("rollback", to=2)
+    assert sorted(house.rows()) == [2]
+    house.order("release")
+    assert sorted(house.rows()) == [2]
+    assert [RELOAD in change.notes for change in house.publisher.read_since(2)] == [True, False, False]
 
 
 def test_an_erasure_of_an_unknown_table_is_refused(tmp_path: Path, log, change) -> None:
