@@ -21,7 +21,7 @@ from headrace.data.join_state import decode_state, encode_state
 from headrace.data.log import EmbeddedLog, Transaction
 from headrace.data.log_entry import Entry, EntryLog
 from headrace.errors import ConfigError, CorruptSnapshot, JoinError
-from headrace.types import Events, State
+from headrace.types import Events, State, StateValue
 
 GROUP_ENTRIES = 64
 GROUP_ROWS = 16_384
@@ -292,7 +292,8 @@ class _JoinerProcess:
     def _keep_state(self, write: Transaction) -> None:
         state: State = {"join": self.join.state(), "progress": self.progress.to_bytes()}
         if self.settings.erasures is not None:
-            state["erased"] = sorted(self.settings.erasures.active)
+            active: list[StateValue] = [*sorted(self.settings.erasures.active)]
+            state["erased"] = active
         write.put_state(f"{self.settings.consumer}/state", encode_state(state))
         write.put_state(f"{self.settings.consumer}/retained", str(self.progress.offset).encode())
         self._snapshot = self.progress

@@ -16,7 +16,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from headrace.config import known_name, require
-from headrace.data.feature_kinds import CrossFeature, DenseFeature, IdFeature
+from headrace.data.feature_kinds import CrossFeature, IdFeature
 from headrace.data.features import Schema
 from headrace.data.hashing import hash_text, is_text
 from headrace.errors import ConfigError
@@ -46,7 +46,8 @@ class ErasureConfig:
     pause_s: float = 60.0
 
     def __post_init__(self) -> None:
-        fits = type(self.columns) is tuple and all(isinstance(name, str) and name for name in self.columns)
+        columns: object = self.columns
+        fits = isinstance(columns, tuple) and all(isinstance(name, str) and name for name in columns)
         require(fits, "erase.columns", got=self.columns, expected="a tuple of column names")
         require(self.within_s > 0, "erase.within_s", got=self.within_s, expected="a positive number of seconds")
         require(self.pause_s >= 0, "erase.pause_s", got=self.pause_s, expected="seconds, at least 0")
@@ -180,8 +181,8 @@ def without_erased(events: Events) -> Events:
 
 
 def _tables(schema: Schema, columns: Collection[str]) -> dict[str, int]:
-    tables: dict[str, int] = {}
     singles = {f.name: f for f in schema.features if isinstance(f, IdFeature) and f.column in columns}
+    tables = {feature.table: feature.dim for feature in singles.values()}
     for feature in schema.features:
         if isinstance(feature, CrossFeature) and set(feature.of) & set(singles):
             raise ConfigError(f"erase, feature '{feature.name}'", got=f"a cross with {sorted(set(feature.of))}",
@@ -191,11 +192,9 @@ def _tables(schema: Schema, columns: Collection[str]) -> dict[str, int]:
         if reads and not isinstance(feature, IdFeature):
             raise ConfigError(f"erase, feature '{feature.name}'", got=f"a {type(feature).__name__} of {sorted(reads)}",
                               expected="a column with one id per row")  # fmt: skip
-        if feature.name in singles and not isinstance(feature, DenseFeature):
-            tables[feature.table] = feature.dim  # type: ignore[union-attr]
-    for feature in schema.id_features:
-        if feature.table in tables and feature.name not in singles:
-            raise ConfigError(f"erase, feature '{feature.name}'", got=f"table '{feature.table}', which it shares",
+    for embedded in schema.id_features:
+        if embedded.table in tables and embedded.name not in singles:
+            raise ConfigError(f"erase, feature '{embedded.name}'", got=f"table '{embedded.table}', which it shares",
                               expected="a table of user columns alone",
                               do="Name its column in erase.columns too, or give it a table of its own.")  # fmt: skip
     return tables

@@ -197,8 +197,8 @@ class Eraser:
         found = [] if self.book is None else self.book.unfinished()
         limit = time.time_ns() // 1000 - int(self.config.erase.within_s * 1e6)
         facts = {"unfinished": len(found), "overdue": sum(item.requested < limit for item in found)}
-        left = [] if self.scan is None else self.scan.traces
-        return facts | ({"traces": [f"{trace.path}: {trace.where}" for trace in left[:3]]} if left else {})
+        left = [] if self.scan is None else [*(trace.path for trace in self.scan.traces), *self.scan.unreadable]
+        return facts | ({"left_in": sorted(set(left))[:3]} if left else {})
 
     def _advance(self, book: ErasureBook, users: UserColumns, erasure: Erasure) -> bool:
         marks, number, name = dict(erasure.marks), erasure.number, erasure.name
@@ -267,10 +267,10 @@ class Eraser:
         if not self._rewrite(users, name, max(marks[REMOVED], 0), whole=tries > 1):
             return False
         self.scan = self._look(users, name)
-        if self.scan.traces:
-            first = self.scan.traces[0]
-            _log.warning("erasure %d: %d traces are left, the first one in %s (%s); rewriting again", number,
-                         len(self.scan.traces), first.path, first.where)  # fmt: skip
+        left = [f"{trace.path}: {trace.where}" for trace in self.scan.traces] + self.scan.unreadable
+        if left:
+            _log.warning("erasure %d: %d traces or unreadable files are left, the first one in %s; rewriting again",
+                         number, len(left), left[0])  # fmt: skip
             return False
         book.finish(number)
         _log.info("erasure %d is finished: %d files searched, no trace", number, self.scan.files)

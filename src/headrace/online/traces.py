@@ -35,6 +35,7 @@ from headrace.types import Events, StateValue
 
 SQLITE = b"SQLite format 3\x00"
 ARROW = b"\xff\xff\xff\xff"
+PIECE_BYTES = 8 << 20
 SHORT = 5
 """Texts of fewer bytes stand by chance in any file; they are looked for in rows and names only."""
 FAR = 1 << 40
@@ -172,6 +173,11 @@ class _Looks:
         elif isinstance(value, bytes) and value.startswith(ARROW) and self.text in value:
             self.columns(read_rows(value))
 
+    @property
+    def longest(self) -> int:
+        """Bytes of the longest of these texts."""
+        return max((size for _, size in self._longer), default=0)
+
     def part_of_longer(self, data: mmap.mmap | bytes, place: int) -> bool:
         """Return whether what stands at a place of a file is a part of a longer text that live rows have."""
         return any(data[place - start : place - start + size] in texts
@@ -201,13 +207,16 @@ def _read(path: Path, looks: _Looks, scan: Scan) -> None:
 def _read_log(path: Path, looks: _Looks, scan: Scan) -> None:
     """Read all live values of a database."""
     uri = f"file:{quote(str(path.resolve()))}?mode=ro"
-    with closing(sqlite3.connect(uri, uri=True, timeout=30.0)) as connection:
-        tables = [name for (name,) in connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")]
-        for table in tables:
-            for row in connection.execute(f'SELECT * FROM "{table}"'):
-                where = f"{table} {' '.join(str(cell) for cell in row[:2] if not isinstance(cell, bytes))}"
-                for value in row:
-                    _read_value(path, where, value, looks, scan)
+    try:
+        with closing(sqlite3.connect(uri, uri=True, timeout=30.0)) as connection:
+            tables = [name for (name,) in connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")]
+            for table in tables:
+                for row in connection.execute(f'SELECT * FROM "{table}"'):
+                    where = f"{table} {' '.join(str(cell) for cell in row[:2] if not isinstance(cell, bytes))}"
+                    for value in row:
+                        _read_value(path, where, value, looks, scan)
+    except sqlite3.Error:
+        scan.unreadable.append(str(path))
 
 
 def _read_value(path: Path, where: str, value: object, looks: _Looks, scan: Scan) -> None:
@@ -283,22 +292,39 @@ def _search(path: Path, looks: _Looks, scan: Scan) -> None:
     if not size:
         return
     with path.open("rb") as file, mmap.mmap(file.fileno(), size, access=mmap.ACCESS_READ) as data:
-        views: list[mmap.mmap | bytes] = [data]
-        if data[: len(SQLITE)] == SQLITE:  # a value that overflows a page goes on behind the next one's first 4 bytes
-            page = int.from_bytes(data[16:18], "big") or 65536
-            views.append(b"".join(data[start + 4 : start + page] for start in range(0, size, page)))
         for form, needle in {**looks.exact, **looks.loose}.items():
-            found = max(sum(1 for place in _places(view, needle) if form in looks.exact
-                            or not looks.part_of_longer(view, place)) for view in views)  # fmt: skip
+            longer = looks if form in looks.loose else None
+            found = _count(data, size, needle, longer)
+            if data[: len(SQLITE)] == SQLITE:  # a value that overflows a page goes on behind the next one's first bytes
+                overlap = max(len(needle), looks.longest)
+                found = max(found, sum(_count(part, core, needle, longer) for part, core in _joined(data, overlap)))
             if found:
                 scan.traces.append(Trace(str(path), f"{found} times in its bytes", form))
 
 
-def _places(data: mmap.mmap | bytes, needle: bytes) -> Iterator[int]:
-    place = data.find(needle)
-    while place >= 0:
-        yield place
+def _count(data: mmap.mmap | bytes, core: int, needle: bytes, longer: _Looks | None) -> int:
+    """Return how often a byte string begins in the first `core` bytes, other than as a part of a longer live text."""
+    found, place = 0, data.find(needle)
+    while 0 <= place < core:
+        found += longer is None or not longer.part_of_longer(data, place)
         place = data.find(needle, place + 1)
+    return found
+
+
+def _joined(data: mmap.mmap, overlap: int) -> Iterator[tuple[bytes, int]]:
+    """Yield a database's pages without the 4 bytes that link overflow pages, a few MiB at a time.
+
+    Yields bytes, and how many of them are not in the next piece as well.
+    """
+    page = int.from_bytes(data[16:18], "big")
+    page = 65536 if page == 1 else page
+    kept, pages = b"", max(PIECE_BYTES // page, 1)
+    for start in range(0, len(data), pages * page):
+        end = min(start + pages * page, len(data))
+        piece = kept + b"".join(data[place + 4 : place + page] for place in range(start, end, page))
+        core = len(piece) if end == len(data) else max(len(piece) - overlap, 0)
+        yield piece, core
+        kept = piece[core:]
 
 
 def rows_held(tables: dict[str, object], users: UserColumns, name: str) -> list[str]:

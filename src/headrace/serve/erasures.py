@@ -66,14 +66,14 @@ class ErasureDesk:
     def __init__(self, books: Sequence[ErasureBook], users: UserColumns, *, within_s: float) -> None:
         self.books, self.users, self.within_s = list(books), users, within_s
         self.replicas: list[Replica] = []
-        self._callbacks: list[Callable[[list[int]], None]] = []
+        self._callbacks: list[Callable[[list[int]], object]] = []
         self._blocked: list[frozenset[bytes]] = [frozenset() for _ in self.books]
         self._generations = [-1 for _ in self.books]
         self._forgotten: dict[tuple[int, int], Mapping[str, Tensor]] = {}  # what replicas keep out, by erasure
         self._looking, self._stop = threading.Lock(), threading.Event()
         self._thread: threading.Thread | None = None
 
-    def on_erase(self, forget: Callable[[list[int]], None]) -> None:
+    def on_erase(self, forget: Callable[[list[int]], object]) -> None:
         """Have something else forget users as well; `forget` gets the ids under which tables hold them."""
         self._callbacks.append(forget)
 

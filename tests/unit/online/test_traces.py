@@ -132,6 +132,19 @@ def test_texts_that_json_writes_in_another_way(tmp_path: Path) -> None:
     assert forms(tmp_path, "Jörg-1") == {"text in JSON"}
 
 
+@pytest.mark.parametrize("piece", [1, 8192, 3 * 8192, 1 << 20])
+def test_pieces_of_a_large_file(tmp_path: Path, monkeypatch, piece: int) -> None:
+    monkeypatch.setattr("headrace.online.traces.PIECE_BYTES", piece)
+    log = EmbeddedLog(tmp_path / "any.db", durability="process")
+    for pad in range(40):
+        log.append_bytes("t", b"." * (3 * 8188 + 199 * pad) + NAME.encode())
+    log.append_bytes("t", b"x" * 50_000 + LONGER.encode())
+    log.append("t", events(LONGER))
+    log.purge()
+    found = [trace.where for trace in find_traces(tmp_path, NAME, USERS).traces if trace.path.endswith(".db")]
+    assert found == ["40 times in its bytes"]
+
+
 def test_small_integers_are_looked_for_where_they_mean_a_user(tmp_path: Path) -> None:
     log = log_with(tmp_path, events(8, 9).with_columns({"item": pa.array([7, 7])}))
     table = RowChange(torch.tensor([7]), torch.ones(1, 2), torch.tensor([], dtype=torch.int64))
