@@ -25,7 +25,8 @@ from headrace.types import Change, RowChange, Version
 FEATURES, OWN, FACTOR, HIDDEN = 26, 10, 16, (256, 128, 64)
 DIM = FACTOR + 1
 """Width of a row: its weight and its factor."""
-NAMES = ("item", *(f"c{n}" for n in range(1, OWN)), *(f"u{n}" for n in range(FEATURES - OWN)))
+NAMES = (*(f"c{n}" for n in range(OWN)), *(f"u{n}" for n in range(FEATURES - OWN)))
+"""A candidate has the first ten, named by `item`, a string that is no feature; c0 is its number."""
 SCHEMA = Schema(features=tuple(IdFeature(name, DIM, accepts="integer") for name in NAMES))
 
 
@@ -71,6 +72,11 @@ def export(folder: Path, count: int) -> None:
     (folder / "case.json").write_text(json.dumps({"names": NAMES, "own": OWN, "rows": count, "dim": DIM}))
 
 
+def candidate(ids: list[int]) -> dict[str, object]:
+    """Return a candidate of a request."""
+    return {"item": f"item-{ids[0]}", **dict(zip(NAMES[:OWN], ids, strict=True))}
+
+
 def bodies(requests: int, candidates: int, count: int, *, seed: int = 0) -> list[bytes]:
     """Return bodies of rank requests: Zipf-distributed users and items, nothing logged."""
     draw = np.random.default_rng(seed)
@@ -81,8 +87,16 @@ def bodies(requests: int, candidates: int, count: int, *, seed: int = 0) -> list
         user = np.minimum(draw.zipf(1.2, size=FEATURES - OWN) - 1, count - 1)
         content = {
             "user": dict(zip(NAMES[OWN:], user.tolist(), strict=True)),
-            "candidates": [dict(zip(NAMES[:OWN], row, strict=True)) for row in ids.tolist()],
+            "candidates": [candidate(row) for row in ids.tolist()],
             "log_impressions": False,
         }  # fmt: skip
         made.append(json.dumps(content, separators=(",", ":")).encode())
     return made
+
+
+def stream(*, publish_every: int = 256, batch_rows: int = 128, window_s: float = 2.0) -> OnlineConfig:
+    """Return the recipe of the freshness benchmark: the same network, learning from what it shows."""
+    return OnlineConfig(
+        name="freshness benchmark", schema=SCHEMA, model=build, join=JoinConfig(window_s=window_s, lateness_s=1.0),
+        batch_rows=batch_rows, publish_every=publish_every, checkpoint_every=200, snapshot_every=500,
+    )  # fmt: skip

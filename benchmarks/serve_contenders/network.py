@@ -57,7 +57,7 @@ class Scorer:
         self.network = DeepFM(rows, dense).eval()
         self.run = torch.compile(self.network, dynamic=False) if compiled else self.network
         self._own, self._user = itemgetter(*names[:own]), itemgetter(*names[own:])
-        self._item, self._width = names[0], own
+        self._width = own
         self._starts = np.arange(len(names), dtype=np.int64) * count
 
     def answer(self, body: bytes) -> bytes:
@@ -71,7 +71,7 @@ class Scorer:
         with torch.inference_mode():
             scores = self.run(torch.from_numpy(ids)).numpy()
         order = np.argsort(-scores, kind="stable")
-        items = ids[:, 0][order]
+        items = [candidates[place]["item"] for place in order.tolist()]
         content = {"key": asked.get("key") or uuid.uuid4().hex, "version": 0, "scores": scores, "order": order,
                    "items": items}  # fmt: skip
         return orjson.dumps(content, option=orjson.OPT_SERIALIZE_NUMPY)

@@ -95,7 +95,7 @@ def publish(publisher: LogPublisher) -> int:
     number = publisher.last().number + 1
     rows = RowChange(torch.tensor([0]), torch.full((1, model.DIM), 0.01 * number), torch.tensor([IDS - 1]))
     bias = "deep.layers.6.bias"
-    publisher.publish(Change(version=Version(number, number - 1), tables={"item": rows},
+    publisher.publish(Change(version=Version(number, number - 1), tables={"c0": rows},
                              dense={bias: torch.full((1,), 0.1 * number)}))  # fmt: skip
     return number
 
