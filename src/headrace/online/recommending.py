@@ -56,7 +56,8 @@ def open_recommender(
         name: open_stage((configs or {}).get(name, config), predictor, settings)
         for name, predictor in predictors.items()
     }
-    return Recommender(stages, Catalogue(items, schema), memory, popularity, settings)
+    apart = [settings.user, *([] if config.position is None else [config.position])]
+    return Recommender(stages, Catalogue(items, schema, apart=apart), memory, popularity, settings)
 
 
 def with_items(config: OnlineConfig, path: Path | None) -> OnlineConfig:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -27,6 +27,7 @@ KEPT_ROWS = 4
 """The log is written anew when it has this many times as many rows as there are items."""
 
 SPARE_ROWS = 10_000
+MAX_ATTRIBUTES = 500
 READ_ENTRIES = 64
 _PLAIN = (pa.types.is_string, pa.types.is_integer, pa.types.is_floating, pa.types.is_boolean)
 
@@ -41,12 +42,13 @@ class Catalogue:
     Args:
         log: Where the items are kept; several servers on one machine may share it.
         schema: What the model reads from rows as they come (not prepared).
+        apart: Columns of the schema that no item can have, such as the one that names the user.
 
     Thread-safety: any number of threads.
     """
 
-    def __init__(self, log: EmbeddedLog, schema: Schema) -> None:
-        self.log, self.schema, self.columns = log, schema, Columns(schema)
+    def __init__(self, log: EmbeddedLog, schema: Schema, *, apart: Sequence[str] = ()) -> None:
+        self.log, self.schema, self.columns, self.apart = log, schema, Columns(schema), tuple(apart)
         self.shelf = Shelf.empty(schema.item)
         self._offset = 0
         self._watchers: list[Callable[[Shelf], None]] = []
@@ -157,9 +159,11 @@ class Catalogue:
         if item not in names:
             raise SchemaError(f"Items, column '{item}'", got="no such column", expected=nearest(item, names),
                               do="Every item needs its name.")  # fmt: skip
-        if set(names) & set(REQUIRED):
-            raise SchemaError("Items", got=f"columns {sorted(set(names) & set(REQUIRED))}", expected="other names",
-                              do="These names are those of the log.")  # fmt: skip
+        taken = sorted(set(names) & {*REQUIRED, *self.apart})
+        if taken or len(names) > MAX_ATTRIBUTES:
+            raise SchemaError("Items", got=f"columns {taken}" if taken else f"{len(names)} attributes",
+                              expected=f"at most {MAX_ATTRIBUTES} attributes of items",
+                              do="Users, requests and places are no attributes of items.")  # fmt: skip
         rows, now = items.num_rows, time.time_ns() // 1000
         columns = {name: self._cast(name, items.column(name)) for name in names}
         check_names(item, columns[item])

@@ -207,7 +207,10 @@ def flag(request: Request, name: str) -> bool | None:
 def refused(refusal: Refusal) -> Response:
     """Return a refusal as an answer: a JSON object with `what`, `got`, `expected` and `do`."""
     error = refusal.error
-    content = {"what": error.what, "got": error.got, "expected": error.expected, "do": error.do, **refusal.more}
+    parts = {"what": error.what, "got": error.got, "expected": error.expected, "do": error.do}
+    # A message may quote half of a surrogate pair, which JSON can write and UTF-8 cannot.
+    said = {name: text.encode("utf-8", "backslashreplace").decode() for name, text in parts.items()}
+    content = {**said, **refusal.more}
     again = again_after(1.0) if refusal.status == 503 else {}
     return JSONResponse(content, refusal.status, headers=HEADERS | again | refusal.headers)
 

@@ -13,10 +13,12 @@ import pyarrow.compute as pc
 
 from headrace.data.validation import is_list
 from headrace.errors import SchemaError, nearest
+from headrace.serve.json_values import short
 from headrace.serve.shelf import Mask, Shelf, null_free
 
 BOUNDS = ("min", "max", "above", "below", "not", "any")
 MAX_VALUES = 1000
+LARGEST = 1e300
 KEPT = 64
 
 
@@ -49,6 +51,8 @@ class ItemFilters:
         """
         if not filters:
             return shelf.alive
+        for name, wanted in filters.items():
+            _check_shape(name, wanted)
         place = (shelf.generation, json.dumps(filters, sort_keys=True))
         with self._lock:
             if place in self._kept:
@@ -62,6 +66,17 @@ class ItemFilters:
             while len(self._kept) > KEPT:
                 self._kept.popitem(last=False)
         return mask
+
+
+def _check_shape(name: str, wanted: object) -> None:
+    """Refuse what is nested deeper than a filter can be, and numbers that are none."""
+    bounds = list(wanted.values()) if isinstance(wanted, dict) else [wanted]
+    for value in bounds:
+        for one in value if isinstance(value, list) else [value]:
+            plain = isinstance(one, (str, bool)) or (isinstance(one, (int, float)) and abs(one) <= LARGEST)
+            if not plain:
+                raise SchemaError(f"Filter '{name[:100]}'", got=short(one),
+                                  expected="a text, a finite number or a truth value")  # fmt: skip
 
 
 def _fits(shelf: Shelf, name: str, wanted: object) -> Mask:

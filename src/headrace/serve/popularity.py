@@ -29,7 +29,7 @@ class Popularity:
 
     Thread-safety: any number of threads.
 
-    Cost: O(rows) per call of `add`; 24 bytes and a dictionary entry per item.
+    Cost: O(rows) per call of `add`, O(items) per new shelf; 24 bytes and a dictionary entry per item.
     """
 
     def __init__(self, half_life_s: float = 7 * 86_400.0) -> None:

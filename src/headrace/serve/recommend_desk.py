@@ -69,9 +69,12 @@ class RecommendDesk:
         found = self.recommender.recommend(wish, name)
         check_min_version(found.version, wish.min_version, name)
         service.metrics.rows.inc(found.candidates)
-        if found.rows is None or not wanted:
+        if found.rows is None:
             return Answered(wish, found, name)
         rows = self._logged(found.rows, chosen)
+        service.arms.count(rows)
+        if not wanted:
+            return Answered(wish, found, name)
         service.reader.columns.pin(rows)
         return Answered(wish, found, name, service.writer.submit(rows))
 

@@ -13,7 +13,7 @@ from headrace.errors import SchemaError
 from headrace.serve.arms import ARM
 from headrace.serve.arrow_body import read_table
 from headrace.serve.door import ADMIN, ARROW, READ, Door, flag
-from headrace.serve.json_values import array_of, check_names, fields_of, json_of, repeated, short
+from headrace.serve.json_values import array_of, check_names, fields_of, json_of, repeated, short, text_of
 from headrace.serve.openapi import BEHIND, COUNT, NAME, TIME, Json, ModelSchemas, Operation
 from headrace.serve.rank_routes import version_of
 from headrace.serve.recommend import PLACE, POLICY, PROPENSITY
@@ -145,6 +145,8 @@ def _item_rows(body: bytes, arrow: bool, most: int, item: str) -> pa.RecordBatch
             raise SchemaError(f"Item {place}", got=short(row), expected="an object of attributes")
         rows.append(row)
     names = list(dict.fromkeys(name for row in rows for name in row))
+    for name in names:
+        text_of("name of an attribute", name)
     columns = [_attribute(name, [row.get(name) for row in rows]) for name in names]
     names = [item if item and name == "item" else name for name in names]
     if len(set(names)) != len(names):

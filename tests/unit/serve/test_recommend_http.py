@@ -212,6 +212,8 @@ def test_an_old_server_says_so(house) -> None:
     {"n": 0}, {"n": 26}, {"n": "5"}, {"n": True}, {"user": "ann"}, {"user": {"item": "i1"}}, {"user": {"nobody": 1}},
     {"filters": {"colour": 1}}, {"filters": []}, {"exclude": "i1"}, {"exclude": [1]}, {"exclude": [None]},
     {"seen": "all"}, {"seen": 1}, {"explore": "yes"}, {"key": ""}, {"key": 5}, {"event_time": -1}, {"extra": 1},
+    {"filters": {"price": {"min": 10**400}}}, {"filters": {"price": [[1]]}}, {"filters": {"brand": None}},
+    {"filters": {"price": {"min": {"a": 1}}}}, {"exclude": [10**400]}, {"user": {"user": [1]}}, {"n": 10**30},
     {"min_version": -1}, {"log_impressions": 1}, [], "x", {"filters": {"price": {"min": "1"}}},
 ])  # fmt: skip
 def test_what_is_wrong_is_refused_with_reasons_and_logs_nothing(house, body) -> None:
@@ -223,7 +225,9 @@ def test_what_is_wrong_is_refused_with_reasons_and_logs_nothing(house, body) -> 
 
 @pytest.mark.parametrize("body", [
     {}, [], {"items": []}, {"items": [1]}, [{"brand": "b"}], [{"item": 5}], [{"item": "a", "price": "cheap"}],
-    [{"item": "a", "kind": "x"}], [{"item": ""}], {"items": [{"item": "a"}], "more": 1},
+    [{"item": "a", "user": "ann"}], [{"item": "a", "position": 1}], [{"item": "a", "": 1}],
+    [{"item": "a", "x": 10**400}], [{"item": "a", "x": {"y": 1}}], [{"item": "a", "kind": "x"}],
+    [{"item": ""}], {"items": [{"item": "a"}], "more": 1},
 ])  # fmt: skip
 def test_items_that_cannot_be_are_refused_and_change_nothing(house, body) -> None:
     answer = house.http.put("/v1/items", json=body)
@@ -266,3 +270,21 @@ def test_actions_of_administrators_are_written_down(house, tmp_path) -> None:
     lines = (tmp_path / "audit.jsonl").read_text().splitlines()
     assert any("/v1/items/remove" in line for line in lines)
     assert any("/v1/items" in line and "PUT" in line for line in lines)
+
+
+SURROGATE = "\\ud800"  # half of a letter, as JSON can write it
+
+
+@pytest.mark.parametrize(("path", "body"), [
+    ("recommend", '{"filters": {"%s": 1}}'), ("recommend", '{"filters": {"brand": "%s"}}'),
+    ("recommend", '{"exclude": ["%s"]}'), ("recommend", '{"key": "%s"}'), ("recommend", '{"user": {"user": "%s"}}'),
+    ("recommend", '{"user": {"%s": 1}}'), ("items/remove", '["%s"]'), ("items", '[{"item": "%s"}]'),
+    ("items", '[{"item": "a", "%s": 1}]'), ("items", '[{"item": "a", "x": "%s"}]'),
+    ("recommend", '{"filters": {"a": ' + "[" * 900 + "]" * 900 + "}}"),
+    ("recommend", '{"filters": {"a": ' + '{"a": ' * 300 + "1" + "}" * 300 + "}}"),
+])  # fmt: skip
+def test_text_that_is_none_and_bodies_that_are_nested_are_refused(house, path, body) -> None:
+    send = house.http.put if path == "items" else house.http.post
+    answer = send(f"/v1/{path}", content=body.replace("%s", SURROGATE), headers={"content-type": "application/json"})
+    assert answer.status_code == 400, answer.text
+    assert house.http.get("/v1/items").json()["items"] == 20
