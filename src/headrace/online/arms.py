@@ -12,7 +12,7 @@ from headrace.errors import ConfigError, StaleError
 from headrace.online.build import open_serving, with_preparation
 from headrace.online.config import OnlineConfig
 from headrace.online.layout import CHANGES, RunFolder
-from headrace.online.roles import open_log
+from headrace.online.logs import open_log
 from headrace.publish import Acknowledger, ChangeReader
 from headrace.publish.acknowledgements import AcknowledgementFolder
 from headrace.publish.versions import content, reachable

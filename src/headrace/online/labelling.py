@@ -36,7 +36,7 @@ from headrace.learn import CommitteeConfig, CommitteeLearner, LearnerConfig, Man
 from headrace.loop import EveryExamples, Loop, run
 from headrace.nn import LinearTasks
 from headrace.online.layout import CHANGES, EVENTS, RunFolder
-from headrace.publish import ChangeReader, LogPublisher, Replica, Sluice
+from headrace.publish import ChangeReader, LogPublisher, Replica, Sluice, publishing
 from headrace.serve import Asking, QuestionConfig, QuestionPool, RankPredictor, ServeConfig, create_app, run_server
 from headrace.store import SGD, EmbeddingCollection, FeatureLookup, TableConfig, Zeros, open_table
 from headrace.types import Events
@@ -163,17 +163,20 @@ class Labelling:
         """Serve until SIGINT, SIGTERM or `stop`; what was answered by then is learned and saved.
 
         Raises:
-            ConfigError: If the port is in use.
+            ConfigError: If the port is in use, or another process publishes into the folder.
             HeadraceError: If the learner failed; nothing that was answered is lost.
         """
         ended, stop = threading.Event(), stop or threading.Event()
         thread = threading.Thread(target=self._learn, args=(ended, stop), name="learner")
-        thread.start()
-        try:
-            run_server(self.app, host, port, on_ready=on_ready, stop=stop)
-        finally:
-            ended.set()
-            thread.join()
+        with publishing(self.publisher.durable.log) as alone:
+            require(alone, f"Run folder {self.folder.root}", got="another process that publishes there",
+                    expected="one run at a time", do="Stop it, or give another folder.")  # fmt: skip
+            thread.start()
+            try:
+                run_server(self.app, host, port, on_ready=on_ready, stop=stop)
+            finally:
+                ended.set()
+                thread.join()
         if self.failure is not None:
             raise self.failure
 

@@ -15,8 +15,9 @@ from headrace.online.changes import Following, acknowledger, open_changes
 from headrace.online.config import OnlineConfig
 from headrace.online.erase import erasable, open_book
 from headrace.online.layout import EVENTS, ITEMS, RunFolder
+from headrace.online.logs import open_log
 from headrace.online.recommending import MAIN, open_recommender
-from headrace.online.roles import Stop, open_log
+from headrace.online.roles import Stop
 from headrace.online.workers import Crew, ServerProcesses
 from headrace.serve import AccessConfig, ServeConfig, bind, create_app
 from headrace.serve.arms import Experiment
@@ -103,16 +104,20 @@ def _application(
         predictor, events, settings,
         changes=changes.source, sign_of_life=learner_age if follow.changes is None else None, access=access,
         backlog=Backlog(config, folder, events), acknowledger=acknowledger(changes, follow, port),
-        experiment=experiment, recommender=recommender, erasures=_desk(config, folder, experiment),
+        experiment=experiment, recommender=recommender,
+        erasures=_desk(config, folder, experiment) if follow.changes is None else None,
     )  # fmt: skip
 
 
 def _desk(config: OnlineConfig, folder: RunFolder, experiment: Experiment | None) -> ErasureDesk | None:
-    """Return who takes erasures, for this run and those of the other arms; None where no user can be erased."""
+    """Return who takes erasures, for this run and those of the other arms; None where no user can be erased.
+
+    A server that follows a copy of the versions takes none: the run's own folder is out of its reach.
+    """
     users = erasable(config)
     if users is None:
         return None
-    runs = [folder, *(RunFolder(path) for path in getattr(experiment, "folders", ()))]
+    runs = [folder, *(RunFolder(path) for path in (experiment.folders if experiment is not None else ()))]
     return ErasureDesk([open_book(run) for run in runs], users, within_s=config.erase.within_s)
 
 
