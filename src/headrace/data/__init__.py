@@ -2,6 +2,7 @@
 
 from headrace.data.adaptive_weights import AdaptiveWeights
 from headrace.data.collate import Collator, collate
+from headrace.data.completions import TokenCollator, completion_batch, preference_batch, text_batch, token_batch
 from headrace.data.evolution import Evolution, plan
 from headrace.data.example_files import ExampleFiles
 from headrace.data.examples import Examples
@@ -91,7 +92,9 @@ __all__ = [
     "TextCodec",
     "TextFeature",
     "TimeSplit",
+    "TokenCollator",
     "collate",
+    "completion_batch",
     "describe",
     "effective_resistances",
     "example_ids",
@@ -102,12 +105,15 @@ __all__ = [
     "number_column",
     "numbers_of",
     "plan",
+    "preference_batch",
     "prepare",
     "random_forests",
     "rooted",
     "save_statistics",
     "sha256",
     "spanning_weights",
+    "text_batch",
+    "token_batch",
     "token_column",
     "tokens_of",
     "tree_correlations",

@@ -9,11 +9,13 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import torch
 
+from headrace.data.token_columns import COMPLETION, ENDED, LOG_PROBS, PROMPT
 from headrace.errors import JoinError
 from headrace.protocols import Joiner
 from headrace.types import Batch, Events, Jagged, State
 
-PREDICTED = ("score", "version", "score_logged")
+PREDICTED = ("score", "version", "score_logged", PROMPT, COMPLETION, LOG_PROBS, ENDED)
+"""Columns of a prediction that its example keeps: what was said, and how a completion was drawn."""
 
 
 class Join(Protocol):

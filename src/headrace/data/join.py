@@ -29,6 +29,7 @@ from headrace.data.join_state import (
     read_columns,
     read_integers,
     read_rows,
+    values_state,
 )
 from headrace.data.join_waiting import Actions, WaitingActions
 from headrace.data.spill import DiskTier
@@ -228,6 +229,9 @@ class EventJoin:
 
     def _examples(self, positives: Integers, actions: Actions, negatives: Integers) -> Events | None:
         rate = self.config.negative_rate
+        if self.config.value:
+            self.counts.sampled_out += len(negatives)
+            negatives = EMPTY  # nobody said what they are worth
         if rate < 1 and len(negatives):
             kept = negatives[self._keeps(self._ledger.ids(negatives))]
             self.counts.sampled_out += len(negatives) - len(kept)
@@ -245,7 +249,7 @@ class EventJoin:
         columns: dict[str, pa.Array] = {name: rows.column(place) for place, name in enumerate(rows.schema.names)}
         head = {"key": columns.pop("key"), "kind": pa.array(["example"]).take(pa.array(np.zeros(len(order), np.int8)))}
         written = {
-            "label": pa.array(is_positive.astype(np.float32)),
+            "label": pa.array(np.concatenate([actions.values, np.zeros(len(negatives))])[order].astype(np.float32)),
             "example_id": pa.array(self._ledger.ids(numbers[order])),
             "sample_rate": pa.array(np.where(is_positive, 1.0, rate).astype(np.float32)),
             "action_time": pa.array(action_times),
@@ -269,7 +273,8 @@ class EventJoin:
             "columns": columns_state(self._columns), "pending": pending_state(self._ledger),
             "pending_ids": self._ledger.ids(self._ledger.pending_numbers()).tobytes(),
             "seen_ids": ids.tobytes(), "seen_times": times.tobytes(), "seen_fates": fates.tobytes(),
-            "waiting": actions_state(self._waiting.actions), "counts": dict(self.counts.to_dict()),
+            "waiting": actions_state(self._waiting.actions), "values": values_state(self._waiting.actions),
+            "counts": dict(self.counts.to_dict()),
         }  # fmt: skip
 
     def restore(self, state: State) -> None:
@@ -283,7 +288,7 @@ class EventJoin:
             raise ConfigError("Join state", got=str(settings), expected=f"the settings of this join, {own}",
                               do="Restore with the settings it was written with.")  # fmt: skip
         columns, waiting = read_columns(_bytes(state["columns"])), WaitingActions()
-        waiting.add(read_actions(_bytes(state["waiting"])))
+        waiting.add(read_actions(_bytes(state["waiting"]), _bytes(state.get("values", b""))))
         seen = [read_integers(_bytes(state[name])) for name in ("seen_ids", "seen_times")]
         fates = np.frombuffer(_bytes(state["seen_fates"]), dtype=np.int8).copy()
         pending, ids = state["pending"], read_integers(_bytes(state["pending_ids"]))
@@ -306,6 +311,7 @@ class EventJoin:
         return {
             "window": config.window, "lateness": config.lateness, "positive": list(config.positive),
             "negative_rate": config.negative_rate, "seed": config.seed, "max_ahead_s": config.max_ahead_s,
+            **({"value": config.value} if config.value else {}),
         }  # fmt: skip
 
 

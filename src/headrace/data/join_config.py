@@ -25,6 +25,9 @@ class JoinConfig:
         max_ahead_s: Drop (and count) events whose time is later than their `accepted_time` by more than this: one
             wrong clock would otherwise move the watermark and close every window. None trusts event times; for logs
             whose event times are not wall times.
+        value: Column of the actions that becomes the label of their example: a reward, a rating, seconds watched.
+            Empty: the label of a positive is 1. With it an impression that got no action gives no example (it is
+            counted as sampled out), because there is nothing to say about it.
     """
 
     window_s: float
@@ -35,6 +38,7 @@ class JoinConfig:
     memory_rows: int = 1_000_000
     spill: Path | None = None
     max_ahead_s: float | None = None
+    value: str = ""
 
     def __post_init__(self) -> None:
         for name in ("window_s", "lateness_s"):

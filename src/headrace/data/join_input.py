@@ -100,8 +100,22 @@ def _actions(rows: pa.RecordBatch, config: JoinConfig) -> Actions:
     kinds = pc.index_in(rows.column(rows.schema.get_field_index("kind")), value_set=pa.array(config.positive))
     return Actions(
         _ids(rows, "Actions"), _column_times(rows), accepted_times(rows),
-        np.asarray(kinds.to_numpy(zero_copy_only=False), dtype=np.int64),
+        np.asarray(kinds.to_numpy(zero_copy_only=False), dtype=np.int64), _values(rows, config.value),
     )  # fmt: skip
+
+
+def _values(rows: pa.RecordBatch, name: str) -> npt.NDArray[np.float64]:
+    """Return what becomes the labels of the actions' examples, (N,)."""
+    if not name:
+        return np.ones(rows.num_rows)
+    index = rows.schema.get_field_index(name)
+    column = None if index < 0 else rows.column(index)
+    numbers = column is not None and (pa.types.is_floating(column.type) or pa.types.is_integer(column.type))
+    if column is None or not numbers or column.null_count:
+        got = "no such column" if column is None else f"{column.type} with {column.null_count} nulls"
+        raise JoinError(f"Actions, column '{name}'", got=got, expected="a number for every action",
+                        do="JoinConfig.value names the column that becomes the label.")  # fmt: skip
+    return np.asarray(column.to_numpy(zero_copy_only=False), dtype=np.float64)
 
 
 def _ids(rows: pa.RecordBatch, what: str) -> Integers:

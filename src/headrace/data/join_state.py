@@ -62,14 +62,20 @@ def read_columns(data: bytes) -> Columns:
 
 
 def actions_state(actions: Actions) -> bytes:
-    """Return actions as bytes: four int64 columns one behind the other."""
+    """Return actions as bytes: four int64 columns one behind the other; their values stand apart (`values_state`)."""
     return np.concatenate([actions.ids, actions.times, actions.accepted, actions.kinds]).tobytes()
 
 
-def read_actions(data: bytes) -> Actions:
-    """Return what `actions_state` wrote."""
+def values_state(actions: Actions) -> bytes:
+    """Return the values of actions as bytes; none where all are 1, as they are without `JoinConfig.value`."""
+    return b"" if (actions.values == 1.0).all() else actions.values.tobytes()
+
+
+def read_actions(data: bytes, values: bytes = b"") -> Actions:
+    """Return what `actions_state` and `values_state` wrote."""
     ids, times, accepted, kinds = np.split(read_integers(data), 4)
-    return Actions(ids, times, accepted, kinds)
+    known = np.frombuffer(values, dtype=np.float64).copy() if values else np.ones(len(ids))
+    return Actions(ids, times, accepted, kinds, known)
 
 
 def read_integers(data: bytes) -> Integers:

@@ -10,29 +10,40 @@ import numpy.typing as npt
 from headrace.data.hashing import cross_ids
 
 Integers = npt.NDArray[np.int64]
+Floats = npt.NDArray[np.float64]
 NEVER = 1 << 62
 
 
 @dataclass(slots=True)
 class Actions:
-    """Actions in columns. Shapes: ids, times, accepted (N,) int64 µs; kinds (N,) int64, places in `positive`."""
+    """Actions in columns.
+
+    Shapes: ids, times, accepted (N,) int64 µs; kinds (N,) int64, places in `positive`; values (N,) float64, labels;
+    left out, they are 1.
+    """
 
     ids: Integers
     times: Integers
     accepted: Integers
     kinds: Integers
+    values: Floats = field(default_factory=lambda: np.zeros(0))
+
+    def __post_init__(self) -> None:
+        if len(self.values) != len(self.ids):
+            self.values = np.ones(len(self.ids))
 
     def __len__(self) -> int:
         return len(self.ids)
 
     def take(self, rows: npt.NDArray[np.integer] | npt.NDArray[np.bool_]) -> Actions:
         """Return the given rows."""
-        return Actions(self.ids[rows], self.times[rows], self.accepted[rows], self.kinds[rows])
+        return Actions(self.ids[rows], self.times[rows], self.accepted[rows], self.kinds[rows], self.values[rows])
 
     @staticmethod
     def none() -> Actions:
         """Return no actions."""
-        return Actions(*(np.zeros(0, dtype=np.int64) for _ in range(4)))
+        none = np.zeros(0, dtype=np.int64)
+        return Actions(none, none, none, none)
 
     @staticmethod
     def concat(first: Actions, second: Actions) -> Actions:

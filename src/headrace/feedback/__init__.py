@@ -15,6 +15,7 @@ from headrace.feedback.query import (
     QueryRule,
     choose,
 )
+from headrace.feedback.reward import ModelReward, RewardFeedback, SumOfRewards, TextReward, best_of
 from headrace.feedback.simulate import World
 from headrace.feedback.world_config import (
     FEATURES,
@@ -41,6 +42,7 @@ __all__ = [
     "LabelConfig",
     "LabelStream",
     "Labels",
+    "ModelReward",
     "Opinion",
     "OwnMargin",
     "PeerMargin",
@@ -48,9 +50,13 @@ __all__ = [
     "QueryBudget",
     "QueryRule",
     "Rates",
+    "RewardFeedback",
+    "SumOfRewards",
+    "TextReward",
     "World",
     "WorldConfig",
     "aggregate",
+    "best_of",
     "choose",
     "groups_test",
 ]

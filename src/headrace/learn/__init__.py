@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from headrace.learn.checkpoint import CheckpointEntry, ManifestCheckpoint
 from headrace.learn.committee import CommitteeConfig, CommitteeLearner, Lesson, first_affinity, lesson
+from headrace.learn.dense_only import dense_learner
 from headrace.learn.evolve import evolve
 from headrace.learn.learner import RankLearner
 from headrace.learn.learner_config import LearnerConfig
 from headrace.learn.ledger import LEDGER, ledger_config, open_ledger, times_learned
 from headrace.learn.pipeline import Pipeline, PipelineConfig, try_micro_batches
+from headrace.learn.policy_config import CriticCredit, GroupCredit, KLControl, PolicyConfig
+from headrace.learn.policy_learner import PolicyLearner
 from headrace.learn.read_ahead import ReadAhead
 from headrace.learn.stages import StageTimes
 from headrace.learn.stream_ahead import PublishBehind, StreamAhead
@@ -19,16 +22,22 @@ __all__ = [
     "CheckpointEntry",
     "CommitteeConfig",
     "CommitteeLearner",
+    "CriticCredit",
+    "GroupCredit",
+    "KLControl",
     "LearnerConfig",
     "Lesson",
     "ManifestCheckpoint",
     "Pipeline",
     "PipelineConfig",
+    "PolicyConfig",
+    "PolicyLearner",
     "PublishBehind",
     "RankLearner",
     "ReadAhead",
     "StageTimes",
     "StreamAhead",
+    "dense_learner",
     "evolve",
     "first_affinity",
     "gathered",

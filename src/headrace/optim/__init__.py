@@ -2,6 +2,7 @@
 
 from headrace.optim.fisher import Diagonal, Exact, Identity, Kfac, LowRank
 from headrace.optim.natural_gradient import NaturalGradient, Observed
+from headrace.optim.norm_clip import clip_norm
 from headrace.optim.predictive import Bernoulli, Categorical, Draws, Gaussian, NormalPosterior, Poisson
 from headrace.optim.row_clip import CowClip, RowNormClip
 from headrace.optim.row_decay import RowL2
@@ -35,5 +36,6 @@ __all__ = [
     "RowNormClip",
     "Stairs",
     "Warmup",
+    "clip_norm",
     "scale",
 ]

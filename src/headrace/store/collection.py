@@ -253,6 +253,8 @@ class EmbeddingCollection(nn.Module):
             NonFiniteLoss: If a gradient is not finite; then no table was changed.
             StoreError: If nothing waits, or an id was looked up that the batch does not hold.
         """
+        if not self._tables:
+            return  # a model without tables, which only its dense part learns
         if not self._kept:
             raise StoreError(
                 "EmbeddingCollection.apply_gradients", got="no forward pass with gradients",
