@@ -6,6 +6,7 @@ import math
 from collections.abc import Mapping
 from pathlib import Path
 
+from headrace.data.subjects import without_erased
 from headrace.evaluate import write_report
 from headrace.online.config import OnlineConfig
 from headrace.online.layout import EVENTS, EXAMPLES, RunFolder
@@ -35,7 +36,7 @@ def all_examples(config: OnlineConfig, folder: RunFolder) -> Events:
     parts, offset = [], 0
     with open_log(config, folder, EXAMPLES) as log:
         while entries := log.read(EXAMPLES, offset):
-            parts += [entry.events for entry in entries if entry.rows]
+            parts += [without_erased(entry.events) for entry in entries if entry.rows]
             offset = entries[-1].offset + 1
     return Events.concat(parts)
 

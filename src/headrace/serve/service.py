@@ -96,7 +96,13 @@ class RankService:
         desk.replicas = [arm.predictor.replica for arm in self.arms.arms]
         if self.recommender is not None:
             memory = self.recommender.memory
-            desk.on_erase(lambda ids: [memory.forget(one) for one in ids])
+
+            def forget(ids: list[int]) -> None:
+                memory.follow()  # what was logged before and not read yet must not come after
+                for one in ids:
+                    memory.forget(one)
+
+            desk.on_erase(forget)
 
     def start(self) -> None:
         """Apply the versions that there are and begin to take requests."""
