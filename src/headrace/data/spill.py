@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
-from rocksdict import Options, Rdict, WriteOptions
+from rocksdict import DBCompressionType, Options, Rdict, WriteOptions
 
 from headrace.errors import StoreError
 
@@ -116,4 +116,5 @@ def _options() -> Options:
     options = Options(raw_mode=True)
     options.create_if_missing(True)
     options.set_keep_log_file_num(1)
+    options.set_compression_type(DBCompressionType.none())  # what is erased must be seen not to be there
     return options

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import threading
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -68,7 +69,7 @@ class ErasureDesk:
         self.replicas: list[Replica] = []
         self._callbacks: list[Callable[[list[int]], object]] = []
         self._blocked: list[frozenset[bytes]] = [frozenset() for _ in self.books]
-        self._generations = [-1 for _ in self.books]
+        self._generations, self._requested = [-1 for _ in self.books], list[int]()
         self._forgotten: dict[tuple[int, int], Mapping[str, Tensor]] = {}  # what replicas keep out, by erasure
         self._looking, self._stop = threading.Lock(), threading.Event()
         self._thread: threading.Thread | None = None
@@ -114,6 +115,12 @@ class ErasureDesk:
         found = self.books[0].erasure(number)
         return None if found is None else self._answer(found)
 
+    def status(self) -> dict[str, int]:
+        """Return how many erasures are under way, and how many take longer than was promised; of the first book."""
+        now = time.time_ns() // 1000
+        overdue = sum(requested + round(self.within_s * 1e6) < now for requested in self._requested)
+        return {"unfinished": len(self._requested), "overdue": overdue}
+
     def subject(self, name: str) -> str:
         """Return the keyed hash of a user's id in hex."""
         return self.books[0].subject(name).hex()
@@ -140,8 +147,10 @@ class ErasureDesk:
                 generation = book.generation()
                 if generation == self._generations[place]:
                     continue
-                self._blocked[place] = book.blocked()
-                for erasure in book.unfinished():
+                self._blocked[place], unfinished = book.blocked(), book.unfinished()
+                if place == 0:
+                    self._requested = [erasure.requested for erasure in unfinished]
+                for erasure in unfinished:
                     self._forget(place, erasure)
                 self._remember(place, book)
                 self._generations[place] = generation

@@ -191,6 +191,8 @@ class RankService:
             answer["questions"] = self.desk.status()
         if self.recommender is not None:
             answer["recommend"] = self.recommender.status()
+        if self.erasures is not None:
+            answer["erasures"] = self.erasures.status()
         if self.follower is not None:
             answer |= self.follower.health()
             if self.follower.error:
@@ -243,6 +245,9 @@ class RankService:
             counts = self.desk.status()
             states = [({"state": name}, float(str(counts[name]))) for name in ("open", "answered", "skipped")]
             yield "headrace_questions", "Examples that people were asked about.", states
+        if self.erasures is not None:
+            states = [({"state": name}, float(count)) for name, count in self.erasures.status().items()]
+            yield "headrace_erasures", "Erasures of users under way, and those that are overdue.", states
         yield "headrace_logged_rows", "Rows written to the event log.", [({}, float(self.writer.rows))]
         tables = self.predictor.replica.tables
         stats = {name: table.stats() for name, table in tables.items() if hasattr(table, "stats")}

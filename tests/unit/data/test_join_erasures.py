@@ -145,3 +145,30 @@ def test_a_marker_moves_no_window_and_may_stand_twice(house: House) -> None:
     house.join()
     assert house.learned() == ["bob"]
     assert house.examples.state("joiner/state") is None, "nobody starts from it any more"
+
+
+def test_nothing_is_left_in_the_disk_tier(tmp_path: Path) -> None:
+    join = EventJoin(JoinConfig(window_s=1000.0, lateness_s=0.0, memory_rows=20, spill=tmp_path / "spill"))
+    users = [ANN if place % 4 == 0 else f"user-{place}" for place in range(400)]
+    for start in range(0, 400, 40):
+        places = range(start, start + 40)
+        join.push(Events.from_columns({
+            "key": [f"k{n}" for n in places], "kind": ["impression"] * 40, "event_time": [n * 1000 for n in places],
+            "item": ["x"] * 40, "user": users[start : start + 40],
+        }))  # fmt: skip
+    assert join.stats().on_disk > 300
+    join._ledger.disk._store.flush()
+    assert held(tmp_path, b"user-") > 0, "there has to be something on the disk"
+    assert join.erase(lambda rows: USERS.rows(rows, [ANN])) == 100
+    if join._ledger.disk._store is not None:
+        join._ledger.disk._store.flush()
+    assert held(tmp_path, ANN.encode()) == 0
+    assert join.stats().pending == 300
+    last = join.flush()
+    assert last is not None
+    assert ANN not in last.column("user").to_pylist()
+    join.close()
+
+
+def held(folder: Path, needle: bytes) -> int:
+    return sum(file.read_bytes().count(needle) for file in folder.rglob("*") if file.is_file())

@@ -83,6 +83,8 @@ def test_an_erased_user_is_unknown_at_once(server, book, publisher, make_change)
     assert told["subject"] == book.subject(MARY).hex()
     assert told["due"] - told["requested"] == 3_600_000_000
     assert not holds(server)
+    assert server.get("/v1/health").json()["erasures"] == {"unfinished": 1, "overdue": 0}
+    assert 'headrace_erasures{state="unfinished"} 1.0' in server.get("/metrics").text
     after = server.post("/v1/rank", json=ask("k3"))
     assert after.status_code == 200
     assert after.json()["scores"] != known
