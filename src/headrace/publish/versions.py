@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
-from itertools import takewhile
+from itertools import islice, takewhile
 
 import torch
 from torch import Tensor
@@ -15,7 +15,7 @@ from headrace.errors import CorruptSnapshot, StaleError, VersionError
 from headrace.publish.agreement import RELOAD
 from headrace.publish.change_log import ChangeLog
 from headrace.publish.pending import ERASURE, folded, without_rows, without_times
-from headrace.publish.snapshots import Snapshots, fold
+from headrace.publish.snapshots import FOLD_CHANGES, Snapshots, fold
 from headrace.types import NO_VERSION, Change, RowChange, Version
 
 ROLLBACK = "rollback_to"
@@ -170,11 +170,12 @@ def work_out_rollback(
 ) -> Rollback:
     """Return the change that brings version `to`'s content back on top of the newest version, and what it undoes.
 
-    A delta where only rows of known ids differ; a full change where a change since then was full or of another
-    specification. Ids that were erased since then, and those of `erased` (by table), stay away.
+    A delta where only rows of known ids differ; a full change where a change since then was full. Ids that were erased
+    since then, and those of `erased` (by table), stay away.
 
     Raises:
-        VersionError: If `to` is not older than the newest version.
+        VersionError: If `to` is not older than the newest version, or of another specification, which no server that
+            holds the newest version could take.
         StaleError: If its content is no longer kept.
     """
     last = changes.last().number
@@ -183,14 +184,21 @@ def work_out_rollback(
                            expected="an older one that was published",
                            do="`headrace versions FOLDER list` shows them.")  # fmt: skip
     there = content(changes, snapshots, to)
+    since = _Since(erased)
     try:
-        later = list(changes.read_since(to))
+        since.read(changes.read_since(to), Version(last, to))
     except StaleError as error:
         kept = reachable(changes, snapshots)
         raise StaleError(f"Version {to}", got="changes after it that are no longer kept",
                          expected=f"one from {kept.start} to {last}") from error  # fmt: skip
-    gone = _erased(later, erased)
-    taken_back = _plain(folded(later, Version(last, to)))
+    if dict(there.spec) != dict(since.spec):
+        raise VersionError(
+            f"Rollback to version {to}", got="a version of another specification",
+            expected=f"tables, schema and objective of version {last}, which servers have",
+            do="Serve a copy of the run from before the change with the recipe of that time.",
+        )  # fmt: skip
+    assert since.taken_back is not None
+    taken_back, gone = _plain(since.taken_back), since.erased()
     version = Version(last + 1, last)
     notes = {**_plain(there).notes, ROLLBACK: torch.tensor([to])}
     if taken_back.full:
@@ -208,17 +216,32 @@ def _plain(change: Change) -> Change:
     return without_times(replace(change, notes=notes))
 
 
-def _erased(later: Sequence[Change], more: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor]:
-    """Return the ids that erasures among the changes removed and those of `more`, ascending, by table."""
-    found: dict[str, list[Tensor]] = {}
-    for tables in more:
+class _Since:
+    """What happened after a version: everything as one change, the ids that were erased, and the newest spec."""
+
+    def __init__(self, erased: Sequence[Mapping[str, Tensor]]) -> None:
+        self.taken_back: Change | None = None
+        self.spec: Mapping[str, str] = {}
+        self._erased: dict[str, list[Tensor]] = {}
+        for tables in erased:
+            self._add(tables)
+
+    def read(self, changes: Iterator[Change], version: Version) -> None:
+        """Merge the changes a few at a time, because each of them holds all dense tensors."""
+        while part := list(islice(changes, FOLD_CHANGES)):
+            for change in part:
+                if ERASURE in change.notes:
+                    self._add({name: rows.removed for name, rows in change.tables.items()})
+            self.taken_back = folded(part if self.taken_back is None else [self.taken_back, *part], version)
+            self.spec = part[-1].spec
+
+    def erased(self) -> dict[str, Tensor]:
+        """Return the erased ids (N,) by table."""
+        return {name: torch.cat(parts) for name, parts in self._erased.items()}
+
+    def _add(self, tables: Mapping[str, Tensor]) -> None:
         for name, ids in tables.items():
-            found.setdefault(name, []).append(ids)
-    for change in later:
-        if ERASURE in change.notes:
-            for name, rows in change.tables.items():
-                found.setdefault(name, []).append(rows.removed)
-    return {name: torch.cat(parts).sort().values for name, parts in found.items()}
+            self._erased.setdefault(name, []).append(ids)
 
 
 def _restored(since: RowChange, there: RowChange | None, erased: Tensor | None) -> RowChange:
