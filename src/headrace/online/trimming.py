@@ -24,9 +24,10 @@ from headrace.types import State
 _log = logging.getLogger(__name__)
 TRIM_ENTRIES = 64
 """Entries dropped in one transaction: a server's commit waits for one of them at most."""
-PAUSE_S = 0.002
-WORK_S = 0.05
-"""How long the reader that trims may be held up by it at a time."""
+PAUSE_SHARE = 3.0
+"""Pause after a transaction, in its own durations: who waits for the log finds it free at most times."""
+WORK_S, SAVE_WORK_S = 0.05, 0.25
+"""How long the reader that trims may be held up by it at a time; how long a learner's save may."""
 AGAIN_S = 0.5
 LOOK_EVERY_S = 60.0
 
@@ -85,16 +86,17 @@ class LogTrimmer:
         keep_s: Age from which on entries may go. None: none ever goes.
         needed: Returns the first entry that a reader may ask for again.
         every_s: Shortest time between two looks.
+        work_s: How long a look may take; what is left goes with the next one, half a second later.
         now: The wall clock in µs.
     """
 
     def __init__(
         self, log: EmbeddedLog, topic: str, keep_s: float | None, needed: Callable[[], int], *,
-        every_s: float = LOOK_EVERY_S, now: Callable[[], int] | None = None,
+        every_s: float = LOOK_EVERY_S, work_s: float = WORK_S, now: Callable[[], int] | None = None,
     ) -> None:  # fmt: skip
-        self.log, self.topic, self.keep_s, self.needed, self.every_s = log, topic, keep_s, needed, every_s
-        self.dropped = 0
-        self._now, self._next = now or (lambda: time.time_ns() // 1000), 0.0
+        self.log, self.topic, self.keep_s, self.needed = log, topic, keep_s, needed
+        self.every_s, self.work_s, self.dropped = every_s, work_s, 0
+        self._now, self._next, self._until = now or (lambda: time.time_ns() // 1000), 0.0, 0
 
     def if_due(self) -> int:
         """Drop what may go, if it is time to look; returns how many entries went."""
@@ -109,18 +111,22 @@ class LogTrimmer:
         return gone
 
     def trim(self) -> tuple[int, bool]:
-        """Drop what may go now, for `WORK_S` at most; returns how many entries went, and whether that was all."""
+        """Drop what may go now, for `work_s` at most; returns how many entries went, and whether that was all."""
         if self.keep_s is None:
             return 0, True
         first = self.log.topic(self.topic).first_offset
-        old = self.log.offset_at(self.topic, self._now() - int(self.keep_s * 1e6))
-        before, gone, ends = min(self.needed(), old), 0, time.monotonic() + WORK_S
-        while first < before and time.monotonic() < ends:
-            first = min(first + TRIM_ENTRIES, before)
+        if first >= self._until:
+            old = self.log.offset_at(self.topic, self._now() - int(self.keep_s * 1e6))
+            self._until = min(self.needed(), old)
+        gone, ends = 0, time.monotonic() + self.work_s
+        while first < self._until and time.monotonic() < ends:
+            began = time.monotonic()
+            first = min(first + TRIM_ENTRIES, self._until)
             gone += self.log.trim(self.topic, first)
-            time.sleep(PAUSE_S)  # whoever waits for the log gets it now
+            if first < self._until:
+                time.sleep(PAUSE_SHARE * (time.monotonic() - began))  # whoever waits for the log gets it now
         self.dropped += gone
-        return gone, first >= before
+        return gone, first >= self._until
 
 
 class TrimmedExamples:
@@ -145,7 +151,7 @@ class TrimmedExamples:
         self.checkpoint = checkpoint
         self._rows: deque[int] = deque(maxlen=kept)
         self._log, self._topic = log, topic
-        self.trimmer = LogTrimmer(log, topic, keep_s, self._needed, every_s=every_s)
+        self.trimmer = LogTrimmer(log, topic, keep_s, self._needed, every_s=every_s, work_s=SAVE_WORK_S)
 
     def save(self, state: State) -> None:
         """Make the state durable; then drop examples if it is time."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -15,10 +16,11 @@ from headrace.publish.retention import Retention, kept_from, remembered
 from headrace.publish.snapshots import Snapshots, fold
 
 _log = logging.getLogger(__name__)
-TRIM_CHANGES = 16
+TRIM_CHANGES = 4
 """Changes dropped in one transaction: a publisher waits for one of them at most."""
 TRIM_EVERY_S = 10.0
-PAUSE_S = 0.002
+PAUSE_SHARE = 3.0
+"""Pause after a transaction, in its own durations: a publisher that wants to write finds the log free at most times."""
 
 
 class Compactor:
@@ -79,7 +81,9 @@ class Compactor:
         except (OSError, HeadraceError) as error:
             if str(error) != self._failed:  # once, not at every version
                 self._failed = str(error)
-                _log.warning("no snapshot of version %d was written (%s); trying again at the next version", last, error)
+                _log.warning(
+                    "no snapshot of version %d was written (%s); trying again at the next version", last, error
+                )
             return False
         self._failed = ""
         return True
@@ -112,9 +116,10 @@ class Compactor:
             dropped = 0
             for end in range(min(first + TRIM_CHANGES, before), before + TRIM_CHANGES, TRIM_CHANGES):
                 if min(end, before) > first:
+                    began = time.monotonic()
                     dropped += self.changes.trim(min(end, before))
                     if self._thread is not None:
-                        self._pause()
+                        time.sleep(PAUSE_SHARE * (time.monotonic() - began))
             return dropped
 
     def start(self) -> None:
@@ -146,6 +151,3 @@ class Compactor:
                 _log.error("the change log could not be compacted and goes on growing: %s", error)
             except Exception:  # noqa: BLE001  an unknown failure must not end the compaction for ever
                 _log.exception("the change log could not be compacted and goes on growing")
-
-    def _pause(self) -> None:
-        threading.Event().wait(PAUSE_S)  # whoever waits for the write lock gets it now

@@ -46,12 +46,12 @@ def test_an_entry_goes_when_it_is_old_and_nobody_needs_it(tmp_path: Path) -> Non
 
 def test_a_long_backlog_goes_a_little_at_a_time(tmp_path: Path, monkeypatch) -> None:
     monkeypatch.setattr("headrace.online.trimming.TRIM_ENTRIES", 4)
-    monkeypatch.setattr("headrace.online.trimming.WORK_S", 0.0)
-    log = filled(tmp_path, 10)
-    trimmer = LogTrimmer(log, "events", 0.0, lambda: 10, now=lambda: later(1))
+    log, needed = filled(tmp_path, 10), [10]
+    trimmer = LogTrimmer(log, "events", 0.0, lambda: needed[0], work_s=0.0, now=lambda: later(1))
     assert trimmer.trim() == (0, False)
-    monkeypatch.setattr("headrace.online.trimming.WORK_S", 60.0)
+    trimmer.work_s = 60.0
     assert trimmer.trim() == (10, True)
+    assert trimmer.trim() == (0, True)
 
 
 def test_it_looks_only_now_and_then(tmp_path: Path) -> None:
