@@ -31,6 +31,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("settings", nargs="*", metavar="name=value", help="the recipe's own parameters")
     parser.add_argument("--folder", type=Path, help="run folder; a run continues there (default: runs/<name>-<hash>)")
     parser.add_argument("--role", choices=PROCESS_ROLES, help="run only this process of the production layout")
+    parser.add_argument("--events-from", type=Path, metavar="FOLDER", help="with --role joiner: join the events of the "
+                        "run in this folder, so that an arm of its server learns from them")  # fmt: skip
     parser.add_argument("--changes", metavar="PLACE", action="append", default=[], help="with --role publisher: copy "
                         "every version to this folder, or kafka://broker:9092/topic?snapshots=PATH, for replicas of "
                         "other machines; may be given several times")  # fmt: skip
@@ -63,6 +65,9 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.search is not None:
         require(arguments.role is None, "--role", got=arguments.role, expected="none, with --search")
         return run_search(arguments)
+    events_of = None if arguments.events_from is None else RunFolder(arguments.events_from)
+    require(events_of is None or arguments.role == "joiner", "--events-from", got=str(arguments.events_from),
+            expected="nothing, but with --role joiner", do="The joiner alone reads events.")  # fmt: skip
     require(not arguments.changes or arguments.role == "publisher", "--changes", got=arguments.changes,
             expected="nothing, but with --role publisher", do="The publisher alone copies versions.")  # fmt: skip
     config = build(find_recipe(arguments.recipe), arguments.settings)
@@ -74,7 +79,7 @@ def run(arguments: argparse.Namespace) -> int:
         show(_fitted(config, folder, stop, quiet=arguments.json), f"{config.name}: {folder.root}", arguments.json)
         return 0
     if arguments.role == "joiner":
-        run_joiner(config, folder, stop)
+        run_joiner(config, folder, stop, events_of=events_of)
         return 0
     if arguments.role == "publisher":
         run_publisher(config, folder, stop, copies=arguments.changes)

@@ -7,6 +7,7 @@ Every hand-over is a log in the run's folder, so each of them may be killed at a
 
 from __future__ import annotations
 
+import hashlib
 import time
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -26,13 +27,15 @@ from headrace.online.guarding import examples_of, only_publisher, open_guard
 from headrace.online.layout import CHANGES, EVENTS, EXAMPLES, STAGED, RunFolder
 from headrace.online.logs import open_log
 from headrace.online.overlap import pipelined
-from headrace.online.trimming import LogTrimmer, TrimmedExamples, needed_from
+from headrace.online.trimming import LogTrimmer, TrimmedExamples, keep_for, needed_from
 from headrace.publish import LogPublisher, Sluice, StagingPublisher, lags, relay
 from headrace.publish.acknowledgements import plain
 from headrace.types import Report, Version
 
 Stop = Callable[[], bool]
 STATUS_EVERY_S = 0.25
+READER_EVERY_S = 5.0
+"""How often a run that reads another one's events says how far it is."""
 
 
 class StatusWriter:
@@ -49,26 +52,55 @@ class StatusWriter:
             self.folder.write_status(self.role, values() | {"final": final})
 
 
-def run_joiner(config: OnlineConfig, folder: RunFolder, stop: Stop) -> None:
-    """Join events to examples until the event topic is closed and drained; closes the example topic then."""
+def run_joiner(config: OnlineConfig, folder: RunFolder, stop: Stop, *, events_of: RunFolder | None = None) -> None:
+    """Join events to examples until the event topic is closed and drained; closes the example topic then.
+
+    Args:
+        config: The run.
+        folder: Its folder.
+        stop: Asked between two reads.
+        events_of: Another run whose server logs the events; so a further arm of that server learns from the same
+            events. That run keeps them until they are joined here too. None: the run's own.
+    """
     status = StatusWriter(folder, "joiner")
-    events, examples = open_log(config, folder, EVENTS), open_log(config, folder, EXAMPLES)
+    events, examples = open_log(config, events_of or folder, EVENTS), open_log(config, folder, EXAMPLES)
     join = EventJoin(config.join)
+    told = 0.0
+
+    def tell() -> None:
+        nonlocal told
+        if events_of is not None and time.monotonic() >= told:
+            told = time.monotonic() + READER_EVERY_S
+            keep_for(events_of, reader_name(folder), retained_from(examples))
 
     def needed() -> int:
         others = needed_from(folder, config.logs.forget_after_s)
         own = retained_from(examples)
         return own if others is None else min(own, others)
 
-    trimmer = LogTrimmer(events, EVENTS, config.logs.events_s, needed)
+    trimmer = LogTrimmer(events, EVENTS, config.logs.events_s if events_of is None else None, needed)
+    tell()
 
     def progress(*_: Any) -> None:
+        tell()
         trimmer.if_due()
         status.write(lambda: _slots(join.stats()))
 
     join_log(events, EVENTS, examples, EXAMPLES, join, stop=stop, on_progress=progress,
              erasures=joiner_erasures(config, folder))  # fmt: skip
     status.write(lambda: _slots(join.stats()), final=True)
+
+
+def reader_name(folder: RunFolder) -> str:
+    """Return the name by which a run reads another run's events: the folder's, and a part that tells equal names apart.
+
+    Example:
+        >>> from pathlib import Path
+        >>> reader_name(RunFolder(Path("/runs/new")))
+        'new-f6f27cc7'
+    """
+    place = folder.root.resolve()
+    return f"{place.name[:80]}-{hashlib.sha256(str(place).encode()).hexdigest()[:8]}"
 
 
 def _slots(value: object) -> dict[str, object]:

@@ -57,7 +57,7 @@ class Client:
             "min_version": self._newest.least(min_version),
         })  # fmt: skip
         answer = calls.ranked(self._send(call).json())
-        self._newest.saw(answer.version)
+        self._newest.saw(answer.version, answer.arm)
         return answer
 
     def rank_events(
@@ -67,7 +67,8 @@ class Client:
         query = {"log_impressions": log_impressions, "min_version": self._newest.least(min_version)}
         answer = Events.from_bytes(self._send(calls.rows_call("/v1/rank", requests, query)).content)
         if "version" in answer.names:
-            self._newest.saw(pc.min(answer.column("version")).as_py())
+            arms = answer.column("arm").unique().to_pylist() if "arm" in answer.names else []
+            self._newest.saw(pc.min(answer.column("version")).as_py(), *arms)
         return answer
 
     def recommend(self, user: Mapping[str, object] | None = None, n: int = 10, **more: object) -> dict[str, Any]:
@@ -125,6 +126,10 @@ class Client:
     def models(self) -> dict[str, Any]:
         """Return the served models, their versions and shares of the traffic."""
         return dict(self._send(Call("GET", "/v1/models")).json())
+
+    def change_shares(self, shares: Mapping[str, float]) -> dict[str, Any]:
+        """Give every arm another share of the traffic, durably; returns what `models` does. Needs the scope `admin`."""
+        return dict(self._send(calls.shares_call(shares)).json())
 
     def health(self) -> dict[str, Any]:
         """Return how the server is, also while it waits for its first version; asks once."""

@@ -52,7 +52,7 @@ class AsyncClient:
             "min_version": self._newest.least(min_version),
         })  # fmt: skip
         answer = calls.ranked((await self._send(call)).json())
-        self._newest.saw(answer.version)
+        self._newest.saw(answer.version, answer.arm)
         return answer
 
     async def rank_events(
@@ -62,7 +62,8 @@ class AsyncClient:
         query = {"log_impressions": log_impressions, "min_version": self._newest.least(min_version)}
         answer = Events.from_bytes((await self._send(calls.rows_call("/v1/rank", requests, query))).content)
         if "version" in answer.names:
-            self._newest.saw(pc.min(answer.column("version")).as_py())
+            arms = answer.column("arm").unique().to_pylist() if "arm" in answer.names else []
+            self._newest.saw(pc.min(answer.column("version")).as_py(), *arms)
         return answer
 
     async def recommend(self, user: Mapping[str, object] | None = None, n: int = 10, **more: object) -> dict[str, Any]:
@@ -120,6 +121,10 @@ class AsyncClient:
     async def models(self) -> dict[str, Any]:
         """Return the served models, their versions and shares of the traffic."""
         return dict((await self._send(Call("GET", "/v1/models"))).json())
+
+    async def change_shares(self, shares: Mapping[str, float]) -> dict[str, Any]:
+        """Give every arm another share of the traffic, durably; returns what `models` does. Needs the scope `admin`."""
+        return dict((await self._send(calls.shares_call(shares))).json())
 
     async def health(self) -> dict[str, Any]:
         """Return how the server is, also while it waits for its first version; asks once."""

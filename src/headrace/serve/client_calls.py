@@ -67,7 +67,8 @@ class ClientConfig:
         authority: PEM file of who signed the server's certificate; None: whom the system trusts.
         certificate: PEM file of a certificate and its key, where the server asks clients for one.
         monotonic: Never take an answer from an older version than an earlier answer; the server refuses it (409), and
-            the call is repeated. For clients of several servers.
+            the call is repeated. For clients of several servers of one model: where several arms answer, each has
+            versions of its own, and nothing is asked for any more once a second arm was seen.
         plain_http: Send the token over an unencrypted connection to another machine. Whoever is in between can read
             it.
 
@@ -150,6 +151,11 @@ def rows_call(path: str, rows: Events, query: Mapping[str, object]) -> Call:
     """Return the call that sends rows as Arrow."""
     said = {name: str(value).lower() for name, value in query.items() if value is not None}
     return Call("POST", path, plain_rows(rows).to_bytes(), ARROW, said)
+
+
+def shares_call(shares: Mapping[str, float]) -> Call:
+    """Return the call that changes the arms' shares of traffic."""
+    return json_call("PUT", "/v1/models", {"shares": dict(shares)})
 
 
 def erase_call(user: str | int) -> Call:
@@ -253,14 +259,15 @@ class Newest:
     """The newest version that a client has seen."""
 
     def __init__(self, wanted: bool) -> None:
-        self.wanted, self.version = wanted, -1
+        self.wanted, self.version, self.arms = wanted, -1, set[str]()
 
     def least(self, asked: int | None) -> int | None:
         """Return the version that a call asks for at least."""
-        if not self.wanted or self.version < 0:
+        if not self.wanted or self.version < 0 or len(self.arms) > 1:
             return asked
         return max(self.version, -1 if asked is None else asked)
 
-    def saw(self, version: int) -> None:
-        """Remember an answer's version."""
+    def saw(self, version: int, *arms: str) -> None:
+        """Remember an answer's version, and which arms gave it."""
         self.version = max(self.version, version)
+        self.arms.update(arms)
