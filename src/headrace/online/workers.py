@@ -241,11 +241,11 @@ def _child(work: Callable[[], None], parent: int, close: tuple[int, ...]) -> NoR
             work()
             code = 0
     except HeadraceError as error:
-        print(f"headrace: {error}", file=sys.stderr)  # noqa: T201
+        _log.error("%s", error)
     except KeyboardInterrupt:
         code = 0
     except BaseException:
-        logging.getLogger(__name__).exception("a process of the server failed")
+        _log.exception("a process of the server failed")
     finally:
         with contextlib.suppress(Exception):
             sys.stdout.flush()

@@ -167,7 +167,8 @@ class Connection(asyncio.Protocol):
         self._transport: asyncio.Transport | None = None
         self._parser = httptools.HttpRequestParser(self)
         self._request, self._queue = Request(), list[Request]()
-        self._busy, self._closing, self._head_bytes, self._size = False, False, 0, 0
+        self._busy, self._closing, self._asks_first = False, False, False
+        self._head_bytes = self._size = 0
         self._tasks: set[asyncio.Task[None]] = set()
         self._peer = ""
 
@@ -216,8 +217,9 @@ class Connection(asyncio.Protocol):
         declared = request.header(b"content-length")
         if declared.isdigit() and int(declared) > self.worker.config.max_body_bytes:
             self._refuse(413, f"{declared[:20].decode()} bytes", f"at most {self.worker.config.max_body_bytes}")
-        elif request.header(b"expect").lower() == b"100-continue" and self._transport is not None:
-            self._transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+        elif request.header(b"expect").lower() == b"100-continue":
+            self._asks_first = True
+            self._let_go_on()
 
     def on_body(self, body: bytes) -> None:
         """Take a part of the body."""
@@ -229,7 +231,7 @@ class Connection(asyncio.Protocol):
 
     def on_message_complete(self) -> None:
         """Answer the request, after those before it."""
-        request, self.partial = self._request, False
+        request, self.partial, self._asks_first = self._request, False, False
         if self._closing:
             return
         request.body = request.parts[0] if len(request.parts) == 1 else b"".join(request.parts)
@@ -249,7 +251,14 @@ class Connection(asyncio.Protocol):
         if not self._busy and self._transport is not None:
             self._transport.close()
 
+    def _let_go_on(self) -> None:
+        """Tell a client that waits with its body to send it, once the answers before are given."""
+        if self._asks_first and not self._busy and not self._queue and self._transport is not None:
+            self._asks_first = False
+            self._transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+
     def _next(self) -> None:
+        self._let_go_on()
         if not self._queue or self._transport is None:
             return
         request = self._queue.pop(0)
