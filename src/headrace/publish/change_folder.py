@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-from headrace.errors import ConfigError, CorruptSnapshot, GapError, StaleError
+from headrace.errors import ConfigError, CorruptSnapshot, GapError, StaleError, StoreError
 from headrace.publish.acknowledgements import AcknowledgementFolder
 from headrace.publish.change import decode, encode
 from headrace.publish.durable_files import PART, remove_parts, write_whole
@@ -47,12 +47,31 @@ class ChangeFolder:
         self.folder = Path(folder)
         self.snapshots = Snapshots(self.folder)
         self.acknowledgements = AcknowledgementFolder(self.folder / REPLICAS)
+        self._seen = NO_VERSION
 
     def last(self) -> Version:
-        """Return the newest version; number -1 when there is none. Cost: one small file read."""
+        """Return the newest version; number -1 when there is none. Cost: one small file read.
+
+        Raises:
+            StoreError: If the folder cannot be read, or is empty and was not before: an outage is no empty folder.
+        """
         pointer = self._pointer()
-        number = max([*self.numbers(), *self.snapshots.numbers()], default=-1) if pointer is None else pointer.version
+        number = self._newest_named() if pointer is None else pointer.version
+        if number < 0 <= self._seen:
+            raise StoreError(f"Folder of changes {self.folder}", got="nothing", expected=f"version {self._seen}, which "
+                             "was there", do="Is it still mounted?")  # fmt: skip
+        self._seen = max(self._seen, number)
         return Version(number, number - 1) if number >= 0 else Version(NO_VERSION)
+
+    def _newest_named(self) -> int:
+        try:
+            return max([*self.numbers(), *self.snapshots.numbers()], default=NO_VERSION)
+        except OSError as error:
+            raise self._unreadable(error) from error
+
+    def _unreadable(self, error: OSError) -> StoreError:
+        return StoreError(f"Folder of changes {self.folder}", got=str(error), expected="a folder that can be read",
+                          do="Check the mount and the permissions.")  # fmt: skip
 
     def run(self) -> str:
         """Return which run the changes are of; empty while there is none."""
@@ -72,6 +91,7 @@ class ChangeFolder:
 
         Raises:
             StaleError: If the next one is no longer there, or is damaged; a snapshot holds its effect.
+            StoreError: If the folder cannot be read.
         """
         following, newest = number + 1, self.last().number
         while following <= newest:
@@ -83,6 +103,8 @@ class ChangeFolder:
             except CorruptSnapshot as error:
                 raise StaleError(error.what, got=error.got, expected=error.expected,
                                  do="Go on from a snapshot, which holds its effect.") from error  # fmt: skip
+            except OSError as error:
+                raise self._unreadable(error) from error
             yield change
             following += 1
             if following > newest:

@@ -128,6 +128,7 @@ class Follower:
 
     def gauges(self) -> Iterator[Reading]:
         """Yield what Prometheus is told about this replica and the others."""
+        yield "headrace_following", "1 unless the newest look for versions failed.", [({}, float(not self.error))]
         yield "headrace_version_lag", "Published versions not served yet.", [({}, float(self.lag))]
         yield "headrace_version_lag_seconds", "For how long there has been such a version.", [({}, self.lag_s)]
         yield from standing_gauges(self.source)

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from headrace.errors import ConfigError, GapError, StaleError
+from headrace.errors import ConfigError, GapError, StaleError, StoreError
 from headrace.publish import Acknowledgement, ChangeFolder, ChangeFolderWriter, Replica, Retention, encode
 from headrace.store import TableConfig, open_table
 from headrace.types import Change, RowChange, Version
@@ -139,6 +139,24 @@ def test_a_change_under_another_number_is_refused(tmp_path: Path, change) -> Non
     (tmp_path / "000000000001.change").write_bytes(encode(change(2)))
     with pytest.raises(StaleError, match="version 2"):
         list(ChangeFolder(tmp_path).read_since(0))
+
+
+def test_an_outage_is_no_empty_folder(tmp_path: Path, change) -> None:
+    filled(tmp_path / "far", change, 3)
+    folder, one = ChangeFolder(tmp_path / "far"), replica()
+    one.catch_up(folder)
+    assert folder.last().number == 2
+    (tmp_path / "far").rename(tmp_path / "away")
+    with pytest.raises(StoreError, match="mounted"):
+        folder.last()
+    with pytest.raises(StoreError, match="mounted"):
+        one.catch_up(folder)
+    (tmp_path / "far").write_text("no folder at all")
+    with pytest.raises(StoreError, match="mount"):
+        folder.last()
+    (tmp_path / "far").unlink()
+    (tmp_path / "away").rename(tmp_path / "far")
+    assert folder.last().number == 2
 
 
 class Killed(BaseException):

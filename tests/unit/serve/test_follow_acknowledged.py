@@ -65,6 +65,7 @@ def test_what_cannot_be_applied_is_not_acknowledged(served: Served, make_change)
         served.clock.us += 2 * SECOND
         assert not served.follower.step()
     assert served.told.newest()["here"].version == 0
+    assert ("headrace_following", 0.0) in [(name, values[0][1]) for name, _, values in served.follower.gauges()]
     assert served.follower.lag == 1
     assert served.follower.lag_s >= 4
     served.clock.us += 10 * SECOND
@@ -119,3 +120,4 @@ def test_health_and_metrics_tell_of_every_replica(tmp_path: Path, make_predictor
     assert 'headrace_replica_lag_versions{replica="here"} 0.0' in text
     assert 'headrace_replica_lag_seconds{replica="far"}' in text
     assert "headrace_version_lag_seconds 0.0" in text
+    assert "headrace_following 1.0" in text
