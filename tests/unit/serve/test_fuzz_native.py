@@ -49,7 +49,7 @@ NASTY: list[Any] = [
     123456789012345678,
 ]  # fmt: skip
 NAMES = ["item", "key", "user", "context", "candidates", "event_time", "price", "city", "age", "device", "count",
-         "log_impressions", "min_version", "pric", "prices", "", "position", "\u0130tem"]  # fmt: skip
+         "log_impressions", "min_version", "pric", "prices", "", "position", "\ud800", "\u0130tem"]  # fmt: skip
 PIECES = [b"-", b"+", b"0", b".", b"e9", b"\\u00e9", b"\\ud83d", b"//", b"NaN", b"{", b"[", b'"', b",", b"\x00",
           b"\xff", b"\xc0\x80"]  # fmt: skip
 
