@@ -101,7 +101,7 @@ class LearnerErasures:
         self._generation, self._waiting = -1, False
         self._not_before = self._next_look = 0.0
 
-    def due(self, version: int) -> bool:
+    def wanted(self, version: int) -> bool:
         """Return whether the learner, which holds `version`, should stop now; cheap."""
         now = time.monotonic()
         if self.book is None or now < max(self._next_look, self._not_before):

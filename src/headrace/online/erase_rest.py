@@ -10,6 +10,7 @@ import numpy as np
 from headrace.data.erasure_book import Erasure, ErasureBook
 from headrace.data.subjects import UserColumns
 from headrace.errors import ConfigError
+from headrace.online.changes import acknowledged_in
 from headrace.online.config import OnlineConfig
 from headrace.online.erase import JOINED, LEARNED, Eraser, erase_checkpoint, open_book, user_columns
 from headrace.online.layout import CHANGES, EXAMPLES, RunFolder
@@ -47,7 +48,10 @@ def finish_erasures(config: OnlineConfig, folder: RunFolder) -> list[Erasure]:
             if not alone:
                 raise ConfigError(f"Run folder {folder.root}", got="a run at work", expected="a run at rest",
                                   do="It erases when it ends; just wait.")  # fmt: skip
-            publisher = LogPublisher(changes, folder.snapshots, snapshot_every=config.snapshot_every)
+            publisher = LogPublisher(
+                changes, folder.snapshots, snapshot_every=config.snapshot_every, keep=config.retention.snapshots,
+                retention=config.retention, acknowledgements=acknowledged_in(config, folder),
+            )  # fmt: skip
             erase_embedded(config, folder, Sluice(publisher))
         return open_book(folder).unfinished()
     book = open_book(folder)

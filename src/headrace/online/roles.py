@@ -150,7 +150,7 @@ def _learn(config: OnlineConfig, folder: RunFolder, stop: Stop, erasures: Learne
         publisher=StagingPublisher(staged), metric=metrics, cadence=EveryExamples(config.publish_every),
         checkpoint=TrimmedExamples(kept, kept.keep, examples, EXAMPLES, config.logs.examples_s),
         batch_rows=config.batch_rows, read_rows=4 * config.batch_rows, checkpoint_every=config.checkpoint_every,
-        on_step=on_step, stop=lambda: stop() or erasures.due(learner.version),
+        on_step=on_step, stop=lambda: stop() or erasures.wanted(learner.version),
     )  # fmt: skip
     with pipelined(loop, config.pipeline, learner.times, made=learner.collection.fetch_ahead):
         report = fit(loop)

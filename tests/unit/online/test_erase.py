@@ -92,7 +92,7 @@ def roles(run: OnlineConfig, folder: RunFolder) -> Iterator[None]:
     assert errors == []
 
 
-def wait(what: Callable[[], object], seconds: float = 20.0) -> None:
+def wait(what: Callable[[], object], seconds: float = 120.0) -> None:
     deadline = time.monotonic() + seconds
     while not what():
         assert time.monotonic() < deadline, "waited too long"
