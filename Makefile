@@ -5,13 +5,15 @@
 # make bench     every benchmark against its peer, quickly (BENCH=--full for the whole ones)
 # make bench-table  the table engine against its peers (ARGS="--quick --json"); `make peers` installs them
 # make bench-pipeline  whole training steps against their bound and their peers, from files on disk
+# make bench-serve    ranking over HTTP beside Ray Serve and FastAPI with torch, and the arithmetic bound
+# make bench-freshness  from an accepted click to an answer that learned it, at 2,000 events a second
 # make docs      the documentation site, in site/
 # Every target sets up by itself: .venv, packages pinned by constraints.txt, the native table.
 
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help venv build demo test test-all check bench bench-table bench-pipeline peers docs format clean
+.PHONY: help venv build demo test test-all check bench bench-table bench-pipeline bench-serve bench-freshness peers docs format clean
 
 VENV ?= .venv
 export VENV
@@ -28,7 +30,7 @@ ifeq ($(origin HEADRACE_DATA),undefined)
 endif
 
 help:
-	@sed -n 's/^# //p' Makefile | head -8
+	@sed -n 's/^# //p' Makefile | head -10
 
 venv:
 	@scripts/environment.sh packages
@@ -89,9 +91,16 @@ bench-table: build
 bench-pipeline: build
 	@$(PY) benchmarks/pipeline.py $(ARGS)
 
+bench-serve: build
+	@$(PY) benchmarks/serve.py $(ARGS)
+
+bench-freshness: build
+	@$(PY) benchmarks/freshness.py $(ARGS)
+
 # FBGEMM and TorchRec, in an environment of their own under build/.
 peers: venv
 	@scripts/peers.sh
+	@scripts/peers_serve.sh
 
 docs: venv
 	@NO_MKDOCS_2_WARNING=1 $(PY) -m mkdocs build --strict

@@ -178,8 +178,8 @@ def staleness(plan: Plan, figures: Figures) -> None:
     if found is not None:
         config, events, name = trivago(batch_rows=128), examples(trivago_data.load()), "trivago, real clicks"
     else:
-        config, name = planted(), "planted drift, simulated"
-        events = planted_log(rows=40_000, hours=24.0, seed=0)
+        config, name = planted(batch_rows=32), "planted drift, simulated"
+        events = planted_log(rows=12_000, hours=24.0, seed=0)
     say(f"AUC against staleness: {name}")
     log = ExampleLog.from_events(events, config.schema)
     start = int(log.starts[len(log) * 5 // 7])
