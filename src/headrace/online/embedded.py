@@ -14,6 +14,7 @@ from headrace.learn import ManifestCheckpoint, RankLearner
 from headrace.loop import EveryExamples, Loop, Progress, run
 from headrace.online.baselines import Metrics
 from headrace.online.build import Serving, keep_preparation, open_learner, open_serving
+from headrace.online.changes import acknowledged_in
 from headrace.online.config import OnlineConfig
 from headrace.online.erase_rest import erase_embedded, screened
 from headrace.online.guarding import NewestBatches, open_guard
@@ -60,8 +61,11 @@ class Embedded:
         if config.position is not None:
             joiner = Placed(joiner, config.position)
         joiner = screened(joiner, config, folder)
-        self.publisher = LogPublisher(open_log(config, folder, CHANGES), snapshots=folder.snapshots,
-                                      snapshot_every=config.snapshot_every)  # fmt: skip
+        self.publisher = LogPublisher(
+            open_log(config, folder, CHANGES), snapshots=folder.snapshots, snapshot_every=config.snapshot_every,
+            keep=config.retention.snapshots, retention=config.retention,
+            acknowledgements=acknowledged_in(config, folder),
+        )  # fmt: skip
         self.serving.replica.catch_up(self.publisher)
         self.sluice = Sluice(self.publisher, guard=guard)
         self.loop = Loop(
