@@ -34,6 +34,11 @@ class SpaceTable:
         with self._reads:
             return self._rows.lookup(ids)
 
+    def contains(self, ids: Tensor) -> Tensor:
+        """Return (N,) bool: which ids have a row in the newest version."""
+        with self._reads:
+            return self._rows.contains(ids)
+
     def rows(self) -> RowChange:
         """Return every row of the newest version, ids ascending."""
         with self._reads:

@@ -15,13 +15,15 @@ from headrace.nn import DeepFM, LastLayerPosterior, StreamingFrequencies, TowerI
 from headrace.objectives import TwoStageLoss
 from headrace.online import OnlineConfig, TableSettings, open_learner, open_serving
 from headrace.online.recommending import open_recommender
+from headrace.online.shared_serving import open_shared_serving
 from headrace.serve.explore import EpsilonGreedy, Greedy, Thompson
 from headrace.serve.recommend import Recommended, Recommender
 from headrace.serve.recommend_config import RecommendConfig
 from headrace.serve.shelf import item_ids
 from headrace.serve.wishes import Wish
 from headrace.store import Adagrad, Uniform
-from headrace.types import Events, Version
+from headrace.store.table import load_native
+from headrace.types import Events, RowChange, Version
 
 SCHEMA = Schema(features=(
     IdFeature("user", 6, accepts="string"), IdFeature("item", 6, accepts="string"), IdFeature("brand", 6),
@@ -53,9 +55,12 @@ CONFIG = OnlineConfig(
 class Shop:
     """Sixty items, a model at version 0, and a log of what happens."""
 
-    def __init__(self, folder, config: OnlineConfig = CONFIG, *, version: bool = True, items: int = 60, **settings):
+    def __init__(
+        self, folder, config: OnlineConfig = CONFIG, *, version: bool = True, items: int = 60, serve=open_serving,
+        **settings,
+    ) -> None:  # fmt: skip
         config = replace(config, recommend=replace(config.recommend, **settings))
-        self.serving = open_serving(config)
+        self.serving = serve(config)
         self.log = EmbeddedLog(folder / "events.db", durability="process")
         catalogue = EmbeddedLog(folder / "items.db", durability="process")
         self.recommender: Recommender = open_recommender(config, self.log, catalogue, {"main": self.serving.predictor})
@@ -275,3 +280,26 @@ def test_learning_moves_what_is_recommended(tmp_path) -> None:
         answer = shop.ask(user=f"u{number}", n=10)
         assert answer.rows.column("brand").to_pylist() == [f"b{number}"] * 10
         assert answer.known_user
+
+
+def test_the_same_is_answered_over_memory_that_worker_processes_share(tmp_path) -> None:
+    if load_native() is None:
+        pytest.skip("memory is shared by the native table alone")
+    learner = open_learner(CONFIG)
+    first = learner.changes(Version(-1))
+    users = RowChange(torch.from_numpy(item_ids(pa.array(["ann"]))), torch.full((1, 6), 0.3), torch.zeros(0).long())
+    second = replace(first, version=Version(1, 0), tables={"user": users}, full=False)
+    answers = []
+    for name, serve in (("own", open_serving), ("shared", open_shared_serving)):
+        shop = Shop(tmp_path / name, version=False, serve=serve, explore=EpsilonGreedy(epsilon=0.3))
+        try:
+            for change in (first, second):
+                shop.serving.predictor.apply(change)
+            for user in ("ann", "bob"):
+                found = shop.ask(user=user, n=10, key=f"k-{user}")
+                answers.append((names(found), found.known_user, found.version, found.rows.column("score").to_pylist()))
+        finally:
+            if name == "shared":
+                shop.serving.space.close()
+    assert answers[:2] == answers[2:]
+    assert [known for _, known, _, _ in answers] == [True, False, True, False]
