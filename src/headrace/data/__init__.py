@@ -3,6 +3,7 @@
 from headrace.data.adaptive_weights import AdaptiveWeights
 from headrace.data.collate import Collator, collate
 from headrace.data.completions import TokenCollator, completion_batch, preference_batch, text_batch, token_batch
+from headrace.data.erasure_book import Erasure, ErasureBook
 from headrace.data.evolution import Evolution, plan
 from headrace.data.example_files import ExampleFiles
 from headrace.data.examples import Examples
@@ -41,6 +42,7 @@ from headrace.data.spanning import (
     spanning_weights,
 )
 from headrace.data.statistics_file import load_statistics, save_statistics
+from headrace.data.subjects import ErasureConfig, UserColumns
 from headrace.data.text import TextCodec, jagged
 from headrace.data.token_columns import number_column, numbers_of, token_column, tokens_of
 from headrace.data.tree_belief import tree_correlations, tree_distances
@@ -54,6 +56,9 @@ __all__ = [
     "DenseFeature",
     "EmbeddedLog",
     "Entry",
+    "Erasure",
+    "ErasureBook",
+    "ErasureConfig",
     "EventJoin",
     "EventJoiner",
     "Evolution",
@@ -93,6 +98,7 @@ __all__ = [
     "TextFeature",
     "TimeSplit",
     "TokenCollator",
+    "UserColumns",
     "collate",
     "completion_batch",
     "describe",

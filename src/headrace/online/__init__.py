@@ -4,6 +4,8 @@ from headrace.online.build import Serving, open_learner, open_serving, open_tabl
 from headrace.online.changes import Following
 from headrace.online.config import ModelBuilder, OnlineConfig, Player, TableSettings
 from headrace.online.embedded import Embedded
+from headrace.online.erase import open_book, user_columns
+from headrace.online.erase_rest import finish_erasures
 from headrace.online.export import export_log
 from headrace.online.feed import Feeder, FeedProgress
 from headrace.online.labelling import Labelling, LabellingConfig, labelling_schema
@@ -17,6 +19,7 @@ from headrace.online.roles import run_joiner, run_learner, run_publisher
 from headrace.online.server import run_server
 from headrace.online.summary import close_events, deep, summarise
 from headrace.online.supervisor import Supervisor
+from headrace.online.traces import Scan, find_traces
 from headrace.online.trimming import LogRetention, LogTrimmer, TrimmedExamples, keep_for
 
 __all__ = [
@@ -34,6 +37,7 @@ __all__ = [
     "Player",
     "Recording",
     "RunFolder",
+    "Scan",
     "Serving",
     "Supervisor",
     "TableSettings",
@@ -45,9 +49,12 @@ __all__ = [
     "evaluate_source",
     "export_log",
     "find_recipe",
+    "find_traces",
+    "finish_erasures",
     "keep_for",
     "labelling_schema",
     "newest_predictor",
+    "open_book",
     "open_learner",
     "open_log",
     "open_recommender",
@@ -62,5 +69,6 @@ __all__ = [
     "run_publisher",
     "run_server",
     "summarise",
+    "user_columns",
     "with_items",
 ]

@@ -6,6 +6,7 @@ from headrace.serve.catalogue import Catalogue
 from headrace.serve.client import Client
 from headrace.serve.client_async import AsyncClient
 from headrace.serve.client_calls import ClientConfig, Ranked
+from headrace.serve.erasures import ErasureDesk
 from headrace.serve.event_writer import EventWriter, Written
 from headrace.serve.explore import EpsilonGreedy, Greedy, Thompson
 from headrace.serve.flow_predictor import FlowPredictor
@@ -43,6 +44,7 @@ __all__ = [
     "Completions",
     "Drawn",
     "EpsilonGreedy",
+    "ErasureDesk",
     "EventWriter",
     "FlowPredictor",
     "Follower",
