@@ -181,7 +181,10 @@ class Catalogue:
         held = self.shelf.columns.schema
         wanted = held.field(name).type if name in held.names else values.type
         numbers = pa.types.is_floating(wanted) and pa.types.is_integer(values.type)
-        return values.cast(wanted) if numbers or pa.types.is_null(values.type) else values
+        try:
+            return values.cast(wanted) if numbers or pa.types.is_null(values.type) else values
+        except pa.ArrowInvalid as error:
+            raise SchemaError(f"Items, column '{name}'", got=str(error)[:200], expected=str(wanted)) from error
 
 
 def _applied(shelf: Shelf, events: Events, item: str) -> Shelf:

@@ -120,7 +120,7 @@ def _within(name: str, column: pa.Array, bound: str, value: object) -> Mask:
         raise SchemaError(f"Filter '{name}', {bound}", got=f"an attribute of type {column.type}", expected="numbers")
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         raise SchemaError(f"Filter '{name}', {bound}", got=repr(value)[:100], expected="a number")
-    return null_free(compare(column.cast(pa.float64()), pa.scalar(float(value), pa.float64())))
+    return null_free(compare(column.cast(pa.float64(), safe=False), pa.scalar(float(value), pa.float64())))
 
 
 def _typed(name: str, values: list[object], kind: pa.DataType) -> pa.Array:
