@@ -133,7 +133,8 @@ class _Read:
 
     def chosen(self, name: str) -> Floats:
         """Return 1.0 for the rows of an arm, (R,)."""
-        return (self.seen.arms == self.seen.names.index(name)).astype(np.float64)
+        found: Floats = (self.seen.arms == self.seen.names.index(name)).astype(np.float64)
+        return found
 
     def rate(self, name: str, metric: str, *, weighted: bool = True) -> tuple[float, Floats]:
         """Return an arm's rate and the influence of every row on it, (R,)."""
@@ -185,7 +186,7 @@ class _Read:
         if base > 0 and value > 0:
             around = interval(math.log(value / base), self.clusters.error(rows / value - base_rows / base), confidence,
                               self.clusters.freedom)  # fmt: skip
-            lift = Interval(*(math.expm1(part) for part in around[:3]), around.error)
+            lift = Interval(math.expm1(around.value), math.expm1(around.low), math.expm1(around.high), around.error)
         else:
             lift = Interval(math.nan, math.nan, math.nan, math.nan)
         normal = NormalDist()

@@ -186,7 +186,9 @@ class _Log:
 
     def _sums(self, values: Floats) -> Floats:
         codes = self.clusters.codes
-        return values if codes is None else np.bincount(codes, values, minlength=self.clusters.distinct)
+        if codes is None:
+            return values
+        return np.bincount(codes, values, minlength=self.clusters.distinct).astype(np.float64, copy=False)
 
     def weights(self) -> Weights:
         """Return what the weights are like."""

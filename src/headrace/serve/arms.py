@@ -283,7 +283,7 @@ def rendezvous(units: npt.NDArray[np.uint64], salts: Sequence[int], shares: Floa
         if share > 0:
             drawn = (mixed(units ^ np.uint64(salt)) >> np.uint64(11)).astype(np.float64)
             costs[arm] = -np.log((drawn + 0.5) * 2.0**-53) / share
-    return np.argmin(costs, axis=0).astype(np.int64)
+    return np.asarray(np.argmin(costs, axis=0), dtype=np.int64)
 
 
 def check_min_version(version: int, wanted: int | None, arm: str = MAIN) -> None:

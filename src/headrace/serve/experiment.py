@@ -107,8 +107,8 @@ class ShareBook:
     def __init__(self, config: ExperimentConfig, *, now: Callable[[], int] | None = None) -> None:
         self.config, self._now = config, now or (lambda: time.time_ns() // 1000)
         self.names = list(config.shares)
-        self._given = {"shares": checked_shares(config.shares, self.names), "split_by": config.split_by,
-                       "salt": config.salt}  # fmt: skip
+        self._given: dict[str, Any] = {"shares": checked_shares(config.shares, self.names),
+                                       "split_by": config.split_by, "salt": config.salt}  # fmt: skip
         self._lock, self._looked, self._stamp = threading.Lock(), 0.0, (0, 0)
         self._content: dict[str, Any] = {}
         self._open()
