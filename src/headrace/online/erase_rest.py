@@ -12,7 +12,8 @@ from headrace.data.subjects import UserColumns
 from headrace.errors import ConfigError
 from headrace.online.changes import acknowledged_in
 from headrace.online.config import OnlineConfig
-from headrace.online.erase import JOINED, LEARNED, Eraser, erase_checkpoint, open_book, user_columns
+from headrace.online.erase import JOINED, LEARNED, erase_checkpoint, open_book, user_columns
+from headrace.online.eraser import Eraser
 from headrace.online.layout import CHANGES, EXAMPLES, RunFolder
 from headrace.online.logs import open_log
 from headrace.online.roles import run_joiner, run_learner, run_publisher

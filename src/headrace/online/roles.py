@@ -22,7 +22,8 @@ from headrace.online.baselines import Metrics
 from headrace.online.build import keep_preparation, open_learner, with_preparation
 from headrace.online.changes import acknowledged_in, copied
 from headrace.online.config import OnlineConfig
-from headrace.online.erase import Eraser, EraserThread, LearnerErasures, joiner_erasures
+from headrace.online.erase import LearnerErasures, joiner_erasures
+from headrace.online.eraser import Eraser, EraserThread
 from headrace.online.guarding import examples_of, only_publisher, open_guard
 from headrace.online.layout import CHANGES, EVENTS, EXAMPLES, STAGED, RunFolder
 from headrace.online.logs import open_log

@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import mmap
 import sqlite3
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import closing, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -31,7 +31,7 @@ from headrace.learn.erasure import mentions
 from headrace.publish.change import MAGIC as CHANGE
 from headrace.publish.change import decode
 from headrace.publish.erasure import scrubbed
-from headrace.types import Events, StateValue
+from headrace.types import Events, State, StateValue
 
 SQLITE = b"SQLite format 3\x00"
 ARROW = b"\xff\xff\xff\xff"
@@ -87,14 +87,23 @@ def find_traces(folder: Path, name: str, users: UserColumns | None = None) -> Sc
 
     Cost: reads every file twice.
     """
+    return find_all_traces(folder, [name], users)[name]
+
+
+def find_all_traces(folder: Path, names: Sequence[str], users: UserColumns | None = None) -> dict[str, Scan]:
+    """Search everything below a folder for several users at once; see `find_traces`.
+
+    Cost: reads every file twice, and looks once for each user.
+    """
     if not folder.is_dir():
         raise DataError(f"Folder {folder}", got="no such folder", expected="one that Headrace wrote")
-    scan, looks = Scan(), _Looks(name, users or schema_users(folder))
+    known = users or schema_users(folder)
+    looks = [_Looks(name, known) for name in names]
     for look in (_read, _search):
         for path in sorted(folder.rglob("*")):
             with suppress(FileNotFoundError):  # a run at work removes files
-                look(path, looks, scan)
-    return scan
+                look(path, looks)
+    return {one.name: one.scan for one in looks}
 
 
 def schema_users(folder: Path) -> UserColumns | None:
@@ -112,7 +121,7 @@ class _Looks:
     """What a user looks like."""
 
     def __init__(self, name: str, users: UserColumns | None) -> None:
-        self.name, self.users, self.number = name, users, integer_of(name)
+        self.name, self.users, self.number, self.scan = name, users, integer_of(name), Scan()
         self.text = name.encode()
         self._longer: dict[tuple[int, int], set[bytes]] = {}  # by place of the id in them and by length
         self.exact = {"hash": hash_text(name).to_bytes(8, "little", signed=True),
@@ -123,6 +132,10 @@ class _Looks:
         self.loose = {} if len(self.text) < SHORT else {"text": self.text}
         if escaped != self.text:
             self.exact["text in JSON"] = escaped
+
+    def found(self, path: Path, where: str, form: str) -> None:
+        """Take down a trace."""
+        self.scan.traces.append(Trace(str(path), where, form))
 
     def ids(self, table: str) -> list[int]:
         """Return the ids under which a table would hold the user."""
@@ -190,21 +203,21 @@ def _flat(column: pa.Array) -> pa.Array:
     return column
 
 
-def _read(path: Path, looks: _Looks, scan: Scan) -> None:
+def _read(path: Path, looks: Sequence[_Looks]) -> None:
     """Read a file, or a folder of checkpoints, as what it claims to be."""
     if path.is_dir():
         if (path / "CURRENT").is_file():
-            _read_checkpoint(path, looks, scan)
+            _read_checkpoint(path, looks)
         return
     with path.open("rb") as file:
         head = file.read(len(SQLITE))
     if head == SQLITE:
-        _read_log(path, looks, scan)
+        _read_log(path, looks)
     elif head.startswith(CHANGE):
-        _read_change(path, path.read_bytes(), "", looks, scan)
+        _read_change(path, path.read_bytes(), "", looks)
 
 
-def _read_log(path: Path, looks: _Looks, scan: Scan) -> None:
+def _read_log(path: Path, looks: Sequence[_Looks]) -> None:
     """Read all live values of a database."""
     uri = f"file:{quote(str(path.resolve()))}?mode=ro"
     try:
@@ -214,99 +227,112 @@ def _read_log(path: Path, looks: _Looks, scan: Scan) -> None:
                 for row in connection.execute(f'SELECT * FROM "{table}"'):
                     where = f"{table} {' '.join(str(cell) for cell in row[:2] if not isinstance(cell, bytes))}"
                     for value in row:
-                        _read_value(path, where, value, looks, scan)
+                        _read_value(path, where, value, looks)
     except sqlite3.Error:
-        scan.unreadable.append(str(path))
+        _unreadable(str(path), looks)
 
 
-def _read_value(path: Path, where: str, value: object, looks: _Looks, scan: Scan) -> None:
+def _read_value(path: Path, where: str, value: object, looks: Sequence[_Looks]) -> None:
     if isinstance(value, str):
-        looks.meet([value])
-        if value == looks.name and looks.loose:
-            scan.traces.append(Trace(str(path), where, "text"))
+        for one in looks:
+            one.meet([value])
+            if value == one.name and one.loose:
+                one.found(path, where, "text")
     elif not isinstance(value, bytes):
         return
     elif value.startswith(CHANGE):
-        _read_change(path, value, where, looks, scan)
+        _read_change(path, value, where, looks)
     elif value.startswith(ARROW):
-        _read_rows(path, value, where, looks, scan)
+        _read_rows(path, value, where, looks)
     elif value.startswith(STATE):
-        _read_state(path, value, where, looks, scan)
+        _read_state(path, where, decode_state(value), looks)
 
 
-def _read_rows(path: Path, value: bytes, where: str, looks: _Looks, scan: Scan) -> None:
-    scan.entries += 1
-    if looks.text not in value and (looks.number is None or looks.users is None):
+def _unreadable(what: str, looks: Sequence[_Looks]) -> None:
+    for one in looks:
+        one.scan.unreadable.append(what)
+
+
+def _read_rows(path: Path, value: bytes, where: str, looks: Sequence[_Looks]) -> None:
+    likely = []
+    for one in looks:
+        one.scan.entries += 1
+        if one.text in value or (one.number is not None and one.users is not None):
+            likely.append(one)
+    if not likely:
         return
     try:
-        events = Events.from_bytes(value)
+        rows = Events.from_bytes(value).batch
     except HeadraceError:
-        scan.unreadable.append(f"{path}, {where}")
+        _unreadable(f"{path}, {where}", looks)
         return
-    scan.traces.extend(Trace(str(path), f"{where}, column '{name}'", "row") for name in looks.columns(events.batch))
+    for one in likely:
+        for name in one.columns(rows):
+            one.found(path, f"{where}, column '{name}'", "row")
 
 
-def _read_change(path: Path, value: bytes, where: str, looks: _Looks, scan: Scan) -> None:
-    scan.entries += 1
+def _read_change(path: Path, value: bytes, where: str, looks: Sequence[_Looks]) -> None:
     try:
         change = decode(value)
     except CorruptSnapshot:
-        scan.unreadable.append(f"{path}, {where}" if where else str(path))
+        _unreadable(f"{path}, {where}" if where else str(path), looks)
         return
-    for table in change.tables:
-        if (ids := looks.ids(table)) and scrubbed(change, {table: ids}) is not None:
-            where = where or f"version {change.version.number}"
-            scan.traces.append(Trace(str(path), f"{where}, table '{table}'", "row"))
+    where = where or f"version {change.version.number}"
+    for one in looks:
+        one.scan.entries += 1
+        for table in change.tables:
+            if (ids := one.ids(table)) and scrubbed(change, {table: ids}) is not None:
+                one.found(path, f"{where}, table '{table}'", "row")
 
 
-def _read_state(path: Path, value: bytes, where: str, looks: _Looks, scan: Scan) -> None:
-    scan.entries += 1
-    state = decode_state(value)
-    looks.meet_state(state)
-    if looks.users is not None:
-        for part in mentions(state, looks.users, [looks.name]):
-            scan.traces.append(Trace(str(path), f"{where}, {part}", "state"))
+def _read_state(path: Path, where: str, state: State, looks: Sequence[_Looks]) -> None:
+    for one in looks:
+        one.scan.entries += 1
+        one.meet_state(state)
+        if one.users is not None:
+            for part in mentions(state, one.users, [one.name]):
+                one.found(path, f"{where}, {part}" if where else part, "state")
 
 
-def _read_checkpoint(path: Path, looks: _Looks, scan: Scan) -> None:
+def _read_checkpoint(path: Path, looks: Sequence[_Looks]) -> None:
     """Read the checkpoint that counts; the older ones are searched as bytes like any file."""
     try:
         state = ManifestCheckpoint(path).load()
     except HeadraceError:
-        scan.unreadable.append(str(path))
+        _unreadable(str(path), looks)
         return
-    scan.entries += 1
-    if state is None:
-        return
-    looks.meet_state(state)
-    if looks.users is not None:
-        scan.traces.extend(Trace(str(path), part, "state") for part in mentions(state, looks.users, [looks.name]))
+    if state is not None:
+        _read_state(path, "", state, looks)
 
 
-def _search(path: Path, looks: _Looks, scan: Scan) -> None:
+def _search(path: Path, looks: Sequence[_Looks]) -> None:
     """Search the bytes of a file."""
     if not path.is_file():
         return
     size = path.stat().st_size
-    scan.files, scan.bytes = scan.files + 1, scan.bytes + size
+    for one in looks:
+        one.scan.files, one.scan.bytes = one.scan.files + 1, one.scan.bytes + size
     if not size:
         return
     with path.open("rb") as file, mmap.mmap(file.fileno(), size, access=mmap.ACCESS_READ) as data:
-        for form, needle in {**looks.exact, **looks.loose}.items():
-            longer = looks if form in looks.loose else None
-            found = _count(data, size, needle, longer)
-            if data[: len(SQLITE)] == SQLITE:  # a value that overflows a page goes on behind the next one's first bytes
-                overlap = max(len(needle), looks.longest)
-                found = max(found, sum(_count(part, core, needle, longer) for part, core in _joined(data, overlap)))
+        wanted = [(one, form, needle) for one in looks for form, needle in {**one.exact, **one.loose}.items()]
+        counts = [_count(data, size, one, form, needle) for one, form, needle in wanted]
+        if data[: len(SQLITE)] == SQLITE:  # a value that overflows a page goes on behind the next one's first bytes
+            overlap = max([one.longest for one in looks] + [len(needle) for _, _, needle in wanted])
+            joined = [0 for _ in wanted]
+            for part, core in _joined(data, overlap):
+                joined = [so_far + _count(part, core, *look) for so_far, look in zip(joined, wanted, strict=True)]
+            counts = [max(pair) for pair in zip(counts, joined, strict=True)]
+        for (one, form, _), found in zip(wanted, counts, strict=True):
             if found:
-                scan.traces.append(Trace(str(path), f"{found} times in its bytes", form))
+                one.found(path, f"{found} times in its bytes", form)
 
 
-def _count(data: mmap.mmap | bytes, core: int, needle: bytes, longer: _Looks | None) -> int:
+def _count(data: mmap.mmap | bytes, core: int, looks: _Looks, form: str, needle: bytes) -> int:
     """Return how often a byte string begins in the first `core` bytes, other than as a part of a longer live text."""
     found, place = 0, data.find(needle)
     while 0 <= place < core:
-        found += longer is None or not longer.part_of_longer(data, place)
+        found += form in looks.exact or not looks.part_of_longer(data, place)
         place = data.find(needle, place + 1)
     return found
 

@@ -15,9 +15,10 @@ from headrace.data.log_transaction import Transaction
 from headrace.learn import ManifestCheckpoint
 from headrace.online import OnlineConfig, RunFolder, open_serving, run_joiner, run_learner
 from headrace.online.demo import DeepFMBuilder
-from headrace.online.erase import JOINED, Eraser, LearnerErasures, open_book, user_columns
+from headrace.online.erase import JOINED, LearnerErasures, open_book, user_columns
+from headrace.online.eraser import Eraser
 from headrace.online.layout import CHANGES, EVENTS, STAGED
-from headrace.online.traces import find_traces, rows_held
+from headrace.online.traces import find_all_traces, find_traces, rows_held
 from headrace.publish import ChangeReader, LogPublisher, Sluice, Snapshots
 from headrace.publish.change_log import ChangeLog
 from headrace.types import Events
@@ -161,6 +162,24 @@ def loaded(folder: RunFolder) -> dict[str, object]:
     replica = open_serving(CONFIG).replica
     replica.catch_up(ChangeReader(EmbeddedLog(folder.log(CHANGES), durability="process"), folder.snapshots))
     return dict(replica.tables)
+
+
+def test_several_users_at_once_are_rewritten_and_looked_for_together(asked: RunFolder, tmp_path: Path) -> None:
+    shutil.copytree(asked.root, tmp_path / "run")
+    folder, names = RunFolder(tmp_path / "run"), [ANN, "user-1", "user-2", "never seen"]
+    for name in names:
+        open_book(folder).request(name)
+    calls = []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("headrace.online.eraser.find_all_traces",
+                      lambda *given: (calls.append(given), find_all_traces(*given))[1])  # fmt: skip
+        everyone(folder)
+    assert open_book(folder).unfinished() == []
+    assert [sorted(given[1]) for given in calls] == [sorted(names)], "one scan for all"
+    users = user_columns(CONFIG)
+    for name, scan in find_all_traces(folder.root, [*names, "user-3"], users).items():
+        assert bool(scan.traces) == (name == "user-3"), name
+    assert len(loaded(folder)["user"]) == 5
 
 
 @pytest.mark.parametrize("at", [3, 9, 16, 24, 33])
