@@ -2,6 +2,7 @@
 
 The file holds hashes only. A token is printed once, when it is made; keep it where the client finds it (the variable
 HEADRACE_TOKEN, a secret store), never in a repository. A running server sees changes of the file within a second.
+What was added and removed is written to FILE.audit.jsonl.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from rich.table import Table
 from headrace.cli.output import console, print_json, say_error
 from headrace.config import require
 from headrace.errors import ConfigError
+from headrace.serve.audit import AuditLog
 from headrace.serve.tokens import SCOPES, Token, make_token, read_tokens, token_named, write_tokens
 
 NAME = "tokens"
@@ -48,7 +50,7 @@ def run(arguments: argparse.Namespace) -> int:
     require(arguments.name is not None, arguments.action, got="no name", expected="the name of a token")
     if arguments.action == "remove":
         gone = token_named(tokens, arguments.name)
-        write_tokens(path, [token for token in tokens if token is not gone])
+        _write(path, [token for token in tokens if token is not gone], "remove", gone)
         say_error(f"token '{gone.name}' is withdrawn; running servers refuse it within a second")
         return 0
     return _add(path, tokens, arguments)
@@ -61,13 +63,24 @@ def _add(path: Path, tokens: list[Token], arguments: argparse.Namespace) -> int:
     expires = None if arguments.days is None else float(int(time.time() + arguments.days * 86_400))
     secret, token = make_token(arguments.name, arguments.scopes.split(","), expires=expires)
     path.parent.mkdir(parents=True, exist_ok=True)
-    write_tokens(path, [*tokens, token])
+    _write(path, [*tokens, token], "add", token)
     if arguments.json:
         print_json({**_plain(token), "token": secret})
         return 0
     say_error(f"token '{token.name}' ({arguments.scopes}), shown this once:")
     print(secret)
     return 0
+
+
+def _write(path: Path, tokens: list[Token], what: str, token: Token) -> None:
+    audit = AuditLog(path.with_name(f"{path.name}.audit.jsonl"))
+    action = audit.begin("command line", f"tokens {what}", _plain(token))
+    state = "failed"
+    try:
+        write_tokens(path, tokens)
+        state = "done"
+    finally:
+        audit.end(action, state)
 
 
 def _list(tokens: list[Token], as_json: bool) -> int:

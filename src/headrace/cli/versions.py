@@ -28,6 +28,7 @@ from headrace.online.versions import VersionList, list_versions, order_versions
 from headrace.publish.guard import describe
 from headrace.publish.versions import VersionRecord
 from headrace.ranking import as_online
+from headrace.serve.audit import FILE, AuditLog
 
 NAME = "versions"
 HELP = "list a run's published versions, hold or release them, roll back to an earlier one"
@@ -65,10 +66,18 @@ def run(arguments: argparse.Namespace) -> int:
     if action == "list":
         show(list_versions(folder, count=arguments.count), arguments.json)
         return 0
-    done = order_versions(
-        folder, action, config=config, to=-1 if arguments.to is None else arguments.to, unchecked=arguments.unchecked,
-        reason=arguments.reason, wait_s=arguments.wait,
-    )  # fmt: skip
+    audit = AuditLog(folder.root / FILE)
+    written = audit.begin("command line", f"versions {action}", {"to": arguments.to, "reason": arguments.reason,
+                                                                 "unchecked": arguments.unchecked})  # fmt: skip
+    state = "failed"
+    try:
+        done = order_versions(
+            folder, action, config=config, to=-1 if arguments.to is None else arguments.to,
+            unchecked=arguments.unchecked, reason=arguments.reason, wait_s=arguments.wait,
+        )  # fmt: skip
+        state = "asked" if done is None else "done"
+    finally:
+        audit.end(written, state)
     if arguments.json:
         print_json({"done": done is not None, "record": None if done is None else asdict(done)})
     else:

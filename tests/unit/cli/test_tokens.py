@@ -5,6 +5,7 @@ import json
 import pytest
 
 from headrace.cli import main as cli
+from headrace.serve.audit import AuditLog
 from headrace.serve.tokens import TokenBook
 
 
@@ -38,6 +39,12 @@ def test_a_token_is_made_shown_once_and_withdrawn(tmp_path, capsys) -> None:
     assert TokenBook(path=path).find(secret) is None
     assert run(path) == 0
     assert "web" not in capsys.readouterr().out
+
+    audit = AuditLog(tmp_path / "secrets" / "tokens.audit.jsonl")
+    done = [(line["what"], line["details"]["name"]) for line in audit.lines() if line["state"] == "begun"]
+    assert done == [("tokens add", "web"), ("tokens add", "ops"), ("tokens remove", "web")]
+    assert audit.check() == 6
+    assert secret not in audit.path.read_text()
 
 
 @pytest.mark.parametrize(

@@ -14,6 +14,7 @@ from headrace.errors import VersionError
 from headrace.online import RunFolder
 from headrace.online.versions import list_versions, order_versions
 from headrace.publish import Acknowledgement, AcknowledgementFolder, LogPublisher, Sluice, publishing
+from headrace.serve import AuditLog
 from headrace.types import Change, RowChange, Version
 
 
@@ -68,6 +69,8 @@ def test_inspect_lists_them_too(folder: RunFolder, capsys) -> None:
 
 def test_a_rollback_and_a_release_without_a_publisher(folder: RunFolder, capsys) -> None:
     assert main(["versions", str(folder.root), "rollback", "--to", "2", "--reason", "clicks fell"]) == 0
+    begun, done = AuditLog(folder.root / "audit.jsonl").lines()
+    assert (begun["what"], begun["details"]["to"], done["state"]) == ("versions rollback", 2, "done")
     assert capsys.readouterr().out.startswith("version 5 has the content of version 2;")
     assert main(["versions", str(folder.root)]) == 0
     shown = capsys.readouterr().out
