@@ -1,16 +1,17 @@
-"""Finding candidates in a large catalogue: exact search, usearch and faiss, with what an update and a removal cost.
+"""Finding candidates in a large catalogue: exact search, inverted lists and graphs, with what an update costs.
 
     python benchmarks/retrieve.py [--quick] [--json]
 
 Vectors of 32 numbers and length one, in clusters as item embeddings are; queries ask for the 140 nearest of all, and of
 the twentieth part that a filter leaves. Times are those of one core. Recall is against the exact search. The last
 figures are of whole requests: `Recommender.recommend` over a catalogue with two towers and a DeepFM that ranks 200
-candidates.
+candidates. The lists are ours (`ListIndex`, on faiss); the graphs are measured where usearch is installed.
 """
 
 from __future__ import annotations
 
 import argparse
+import importlib.util
 import json
 import sys
 import tempfile
@@ -31,7 +32,7 @@ from headrace.evaluate.claims import render_tables
 from headrace.nn import DeepFM, TowerInputs, TwoStage, TwoTower
 from headrace.online import OnlineConfig, open_learner, open_recommender, open_serving
 from headrace.publish import Replica
-from headrace.serve import GraphIndex, RecommendConfig, Retriever
+from headrace.serve import ListIndex, RecommendConfig, Retriever
 from headrace.serve.retrieve import View
 from headrace.serve.shelf import Shelf
 from headrace.serve.wishes import Wish
@@ -39,6 +40,7 @@ from headrace.types import Version
 
 WIDTH, NEAREST, ASKED, TOUCHED = 32, 140, 200, 1000
 Floats = npt.NDArray[np.float32]
+Rows = npt.NDArray[np.int64]
 
 
 def vectors(rows: int, seed: int) -> Floats:
@@ -66,73 +68,82 @@ def each_ms(work: Callable[[int], object], times: int) -> list[float]:
     return found
 
 
-def recall(found: list[npt.NDArray[np.int64]], right: list[npt.NDArray[np.int64]]) -> list[float]:
+def recall(found: list[Rows], right: list[Rows]) -> list[float]:
     """Return the share of the right ones that was found, for every query."""
     return [len(np.intersect1d(some, all_)) / len(all_) for some, all_ in zip(found, right, strict=True)]
 
 
-class Peers:
-    """faiss under the same calls: a graph, which can remove nothing, and inverted lists, which can."""
+class Graphs:
+    """Graphs of near neighbours under the same calls: usearch, which can change, and faiss, which removes nothing."""
 
-    def __init__(self, items: Floats) -> None:
+    def __init__(self) -> None:
         import faiss
+        from usearch.index import Index
 
         faiss.omp_set_num_threads(1)
-        self.graph: Any = faiss.IndexHNSWFlat(WIDTH, 16, faiss.METRIC_INNER_PRODUCT)
-        self.graph.hnsw.efConstruction, self.graph.hnsw.efSearch = 64, 256
-        cells = max(int(4 * len(items) ** 0.5), 16)
-        self.lists: Any = faiss.IndexIVFFlat(faiss.IndexFlatIP(WIDTH), WIDTH, cells, faiss.METRIC_INNER_PRODUCT)
-        self.lists.nprobe = max(cells // 24, 4)
-        self.lists.train(items[: min(len(items), 40 * cells)])
-        self.keys = np.arange(len(items), dtype=np.int64)
+        self.usearch: Any = Index(ndim=WIDTH, metric="ip", dtype="f32", connectivity=16, expansion_add=64,
+                                  expansion_search=256)  # fmt: skip
+        self.faiss: Any = faiss.IndexHNSWFlat(WIDTH, 16, faiss.METRIC_INNER_PRODUCT)
+        self.faiss.hnsw.efConstruction, self.faiss.hnsw.efSearch = 64, 256
 
-    def build(self, items: Floats) -> tuple[float, float]:
-        """Fill both; returns the seconds that each took."""
-        graph = each_ms(lambda _: self.graph.add(items), 1)[0]
-        lists = each_ms(lambda _: self.lists.add_with_ids(items, self.keys), 1)[0]
-        return graph / 1e3, lists / 1e3
+    def near(self, kind: str, query: torch.Tensor) -> Rows:
+        """Return the rows that one of them finds."""
+        asked = query.numpy()
+        if kind == "usearch":
+            return np.asarray(self.usearch.search(asked, NEAREST, threads=1).keys, dtype=np.int64)
+        return np.asarray(self.faiss.search(asked[None], NEAREST)[1][0], dtype=np.int64)
 
-    def move(self, rows: npt.NDArray[np.int64], fresh: Floats) -> None:
+    def move(self, rows: Rows, fresh: Floats) -> None:
         """Put vectors in place of those of the same rows."""
-        self.lists.remove_ids(rows)
-        self.lists.add_with_ids(fresh, rows)
+        self.usearch.remove(rows.astype(np.uint64))
+        self.usearch.add(rows.astype(np.uint64), fresh, threads=1)
 
 
 def searches(record: ClaimRecord, items: int, queries: int, *, peers: bool) -> None:
     """Measure searches, updates and removals over one catalogue."""
     held, asked, name = vectors(items, 1), torch.from_numpy(vectors(queries, 2)), f"{items // 1000}k"
     view, replica = view_of(held), Replica({})
-    exact, index = Retriever(replica), GraphIndex(effort_near=256)
+    exact, index = Retriever(replica), ListIndex()
     alive, few = view.shelf.alive, np.random.default_rng(3).random(items) < 0.05
     right = [exact.near(view, query, alive, NEAREST) for query in asked]
+    build = each_ms(lambda _: index.put(np.arange(items), torch.from_numpy(held)), 1)
+    lists = Retriever(replica, index=index, index_from=1)
     figures: dict[str, tuple[list[float], str]] = {
         "exact_ms": (each_ms(lambda n: exact.near(view, asked[n], alive, NEAREST), queries), "ms"),
         "filtered_ms": (each_ms(lambda n: exact.near(view, asked[n], few, NEAREST), queries), "ms"),
-        "usearch_build_s": ([each_ms(lambda _: index.put(np.arange(items), view.vectors), 1)[0] / 1e3], "s"),
+        "lists_build_s": ([build[0] / 1e3], "s"),
+        "lists_ms": (each_ms(lambda n: lists.near(view, asked[n], alive, NEAREST), queries), "ms"),
+        "lists_recall": (recall([lists.near(view, query, alive, NEAREST) for query in asked], right), ""),
+        "lists_share_looked_into": ([index.looked_into / index.lists], ""),
     }  # fmt: skip
-    graph = Retriever(replica, index=index, index_from=1)
-    found = [graph.near(view, query, alive, NEAREST) for query in asked]
-    figures["usearch_ms"] = each_ms(lambda n: graph.near(view, asked[n], alive, NEAREST), queries), "ms"
-    figures["usearch_recall"] = recall(found, right), ""
-    if peers:
-        other = Peers(held)
-        built = other.build(held)
-        figures["faiss_hnsw_build_s"], figures["faiss_ivf_build_s"] = ([built[0]], "s"), ([built[1]], "s")
-        for kind, one in (("hnsw", other.graph), ("ivf", other.lists)):
-            rows = [np.asarray(one.search(query[None].numpy(), NEAREST)[1][0]) for query in asked]
-            figures[f"faiss_{kind}_recall"] = recall(rows, right), ""
-            calls = each_ms(lambda n, one=one: one.search(asked[n][None].numpy(), NEAREST), queries)  # type: ignore[misc]
-            figures[f"faiss_{kind}_ms"] = calls, "ms"
     fresh, rows = vectors(TOUCHED, 4), np.random.default_rng(5).permutation(items)[:TOUCHED].astype(np.int64)
-    figures["usearch_move_1000_ms"] = each_ms(lambda _: index.put(rows, torch.from_numpy(fresh)), 1), "ms"
     if peers:
-        figures["faiss_ivf_move_1000_ms"] = each_ms(lambda _: other.move(rows, fresh), 1), "ms"
-    figures["usearch_remove_1000_ms"] = each_ms(lambda _: index.remove(rows), 1), "ms"
-    after = [index.near(query, NEAREST) for query in asked]
-    figures["usearch_removed_found"] = [float(np.isin(np.concatenate(after), rows).sum())], ""
+        figures |= graph_figures(held, asked, right, fresh, rows)
+    figures["lists_move_1000_ms"] = each_ms(lambda _: index.put(rows, torch.from_numpy(fresh)), 1), "ms"
+    figures["lists_remove_1000_ms"] = each_ms(lambda _: index.remove(rows), 1), "ms"
+    after = np.concatenate([index.near(query, NEAREST) for query in asked])
+    figures["lists_removed_found"] = [float(np.isin(after, rows).sum())], ""
     for figure, (values, unit) in figures.items():
-        goal = Goal("<=", 0.0) if figure == "usearch_removed_found" else None
+        goal = Goal("<=", 0.0) if figure == "lists_removed_found" else None
         record.add(f"{figure}_{name}", mean_over_seeds(values), unit=unit, goal=goal)
+
+
+def graph_figures(
+    held: Floats, asked: torch.Tensor, right: list[Rows], fresh: Floats, rows: Rows
+) -> dict[str, tuple[list[float], str]]:  # fmt: skip
+    """Return the same of the graphs."""
+    graphs, keys = Graphs(), np.arange(len(held), dtype=np.uint64)
+    built = {
+        "usearch": each_ms(lambda _: graphs.usearch.add(keys, held, threads=1), 1),
+        "faiss_graph": each_ms(lambda _: graphs.faiss.add(held), 1),
+    }
+    figures: dict[str, tuple[list[float], str]] = {}
+    for kind, took in built.items():
+        figures[f"{kind}_build_s"] = [took[0] / 1e3], "s"
+        figures[f"{kind}_ms"] = each_ms(lambda n, kind=kind: graphs.near(kind, asked[n]), len(asked)), "ms"  # type: ignore[misc]
+        figures[f"{kind}_recall"] = recall([graphs.near(kind, query) for query in asked], right), ""
+    figures["usearch_move_1000_ms"] = each_ms(lambda _: graphs.move(rows, fresh), 1), "ms"
+    return figures
 
 
 def whole(record: ClaimRecord, items: int, requests: int) -> None:
@@ -150,8 +161,8 @@ def whole(record: ClaimRecord, items: int, requests: int) -> None:
                           recommend=RecommendConfig(candidates=ASKED))  # fmt: skip
     with tempfile.TemporaryDirectory() as place:
         folder, serving = Path(place), open_serving(config)
-        logs = [EmbeddedLog(folder / f"{name}.db", durability="process") for name in ("events", "items")]
-        recommender = open_recommender(config, *logs, {"main": serving.predictor})
+        events, catalogue = (EmbeddedLog(folder / f"{name}.db", durability="process") for name in ("events", "items"))
+        recommender = open_recommender(config, events, catalogue, {"main": serving.predictor})
         first = open_learner(config).changes(Version(-1))
         serving.predictor.apply(first)
         rows = pa.RecordBatch.from_pydict({"item": [f"i{n}" for n in range(items)],
@@ -181,19 +192,14 @@ def main() -> int:
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     record, sizes = ClaimRecord(), (10_000,) if arguments.quick else (100_000,)
-    try:
-        import faiss  # noqa: F401
-    except ImportError:
-        peers = False
-    else:
-        peers = True
+    peers = importlib.util.find_spec("usearch") is not None
     for items in sizes:
         searches(record, items, 50 if arguments.quick else 200, peers=peers)
     for items in sizes:
         whole(record, items, 50 if arguments.quick else 200)
     cells = tuple((name, f"{figure['value']:.3f}", str(figure["unit"])) for name, figure in record.figures.items())
     record.tables.append(ClaimTable("Retrieval, one core", ("figure", "value", "unit"), cells))
-    result = record.to_json({"sizes": list(sizes), "width": WIDTH, "nearest": NEAREST, "threads": 1, "faiss": peers})
+    result = record.to_json({"sizes": list(sizes), "width": WIDTH, "nearest": NEAREST, "threads": 1, "usearch": peers})
     print(json.dumps(result, indent=2) if arguments.json else render_tables(result))
     return 3 if any(figure["holds"] is False for figure in record.figures.values()) else 0
 

@@ -14,7 +14,7 @@ from headrace.serve.follow import Follower
 from headrace.serve.generate import Completions, GenerateConfig, generate
 from headrace.serve.http import create_app
 from headrace.serve.language import LanguagePredictor
-from headrace.serve.near_index import GraphIndex
+from headrace.serve.near_index import ListIndex
 from headrace.serve.popularity import Popularity
 from headrace.serve.predictor import RankPredictor
 from headrace.serve.question_pool import QuestionPool
@@ -49,9 +49,9 @@ __all__ = [
     "FlowPredictor",
     "Follower",
     "GenerateConfig",
-    "GraphIndex",
     "Greedy",
     "LanguagePredictor",
+    "ListIndex",
     "Move",
     "OneNoise",
     "Popularity",

@@ -279,8 +279,8 @@ class Recommender:
             said = noted(wish, name, len(rows))
             if name in shelf.columns.schema.names:
                 held = self.columns.cast(name, shelf.columns.column(name).take(places))
-                filled = said is not None and held.null_count > 0
-                columns[name] = pc.coalesce(held, said.cast(held.type)) if filled else held
+                filled = held.null_count > 0
+                columns[name] = pc.coalesce(held, said.cast(held.type)) if said is not None and filled else held
             elif said is not None:
                 columns[name] = said
             elif name == self.config.user:  # nobody in particular

@@ -60,7 +60,7 @@ class RecommendConfig:
     half_life_s: float = 7 * 86_400.0
     memory: SeenLimits = field(default_factory=SeenLimits)
     recent: int = 20
-    index: Literal["usearch"] | None = None
+    index: Literal["faiss"] | None = None
     index_from: int = 200_000
     seed: int | None = None
 
@@ -79,4 +79,4 @@ class RecommendConfig:
         require(self.seen_s is None or self.seen_s > 0, "seen_s", got=self.seen_s, expected="seconds, or None")
         require(not math.isnan(self.half_life_s) and self.half_life_s > 0, "half_life_s", got=self.half_life_s,
                 expected="a positive number of seconds")  # fmt: skip
-        require(self.index in (None, "usearch"), "index", got=self.index, expected="'usearch' or None")
+        require(self.index in (None, "faiss"), "index", got=self.index, expected="'faiss' or None")
