@@ -19,7 +19,7 @@ from collections.abc import Sequence
 from headrace.data.erasure_book import Erasure, ErasureBook
 from headrace.data.join_erasures import JoinErasures
 from headrace.data.rewrite import erase_rows
-from headrace.data.subjects import UserColumns
+from headrace.data.subjects import USER_COLUMNS, UserColumns
 from headrace.errors import ConfigError
 from headrace.learn import ManifestCheckpoint
 from headrace.learn.erasure import erased_state
@@ -44,16 +44,18 @@ def user_columns(config: OnlineConfig) -> UserColumns:
     Raises:
         ConfigError: If users of this run cannot be erased, and why.
     """
-    return UserColumns.of(config.request_schema if config.preparation else config.schema, config.erase.columns)
+    return UserColumns.of(config.schema, config.erase.columns)
 
 
 def erasable(config: OnlineConfig) -> UserColumns | None:
     """Return the user columns, or None where there are none and nobody asked for any."""
     try:
         return user_columns(config)
-    except ConfigError:
+    except ConfigError as error:
         if config.erase.columns:
             raise
+        if set(USER_COLUMNS) & set(config.schema.columns):  # a recipe that nobody thought about, rather than no users
+            _log.warning("users of run '%s' cannot be erased: %s", config.name, error)
         return None
 
 

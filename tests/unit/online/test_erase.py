@@ -12,11 +12,12 @@ from pathlib import Path
 import pyarrow as pa
 import pytest
 
-from headrace.data import EmbeddedLog, IdFeature, JoinConfig, Schema
+from headrace.data import CrossFeature, EmbeddedLog, ErasureConfig, IdFeature, JoinConfig, Schema
 from headrace.data.source import MemorySource
+from headrace.errors import ConfigError
 from headrace.online import Embedded, OnlineConfig, RunFolder, open_serving, run_joiner, run_learner, run_publisher
 from headrace.online.demo import DeepFMBuilder
-from headrace.online.erase import open_book, user_columns
+from headrace.online.erase import erasable, open_book, user_columns
 from headrace.online.erase_rest import finish_erasures
 from headrace.online.layout import CHANGES, EVENTS
 from headrace.online.recording import Recording
@@ -188,3 +189,19 @@ def test_a_run_of_one_process_is_erased_between_two_runs(folder: RunFolder) -> N
     Embedded(run, folder).run()
     assert find_traces(folder.root, ALICE, users).traces == [], "what is played still has her; she does not come back"
     assert rows_held(replica_of(run, folder).tables, users, LONGER) == ["user"]
+
+
+def test_a_recipe_whose_users_cannot_be_erased_says_so(folder: RunFolder, caplog) -> None:
+    features = (IdFeature("user", 4), IdFeature("item", 4))
+    crossed = config(schema=Schema(features=(*features, CrossFeature("both", 4, of=("user", "item")))))
+    assert erasable(crossed) is None
+    assert "cannot be erased" in caplog.text
+    with pytest.raises(ConfigError, match="cross"):
+        user_columns(crossed)
+    caplog.clear()
+    assert erasable(config(schema=Schema(features=(IdFeature("item", 4),)))) is None
+    assert caplog.text == "", "there is nobody to be erased"
+    with pytest.raises(ConfigError, match="one of"):
+        erasable(config(erase=ErasureConfig(columns=("member",))))
+    with pytest.raises(ConfigError, match="cross"):
+        finish_erasures(crossed, folder)
