@@ -222,6 +222,13 @@ class ChangeFolderWriter(ChangeFolder):
         self._point()
         return True
 
+    def checksum(self, number: int) -> str:
+        """Return the checksum of a version's change; empty where there is no whole file of it."""
+        try:
+            return self.read(number).checksum()
+        except (FileNotFoundError, CorruptSnapshot):
+            return ""
+
     def begin(self, snapshot: Change) -> None:
         """Go on from a full change, where those before it are no longer to be had."""
         if snapshot.version.number > self._newest:

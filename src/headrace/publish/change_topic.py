@@ -234,6 +234,14 @@ class ChangeTopicWriter(ChangeTopic):
         self._newest = max(self._newest, number)
         return True
 
+    def checksum(self, number: int) -> str:
+        """Return the checksum of a version's change; empty where it is not, or no longer, in the topic."""
+        try:
+            change = next(self.read_since(number - 1), None)
+        except StaleError:
+            return ""
+        return change.checksum() if change is not None and change.version.number == number else ""
+
     def begin(self, snapshot: Change) -> None:
         """Go on from a full change: in the folder of snapshots, with a mark in the topic, or else in the topic."""
         if snapshot.version.number <= self.last().number:

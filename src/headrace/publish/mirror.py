@@ -19,6 +19,8 @@ _log = logging.getLogger(__name__)
 RUN = "run/id"
 POLL_S = 0.01
 SNAPSHOT_TRIES = 5
+OTHER_PAST = ("The log was restored from an older copy, or a power cut took versions that the copy has (durability "
+              "'power' prevents it). Give the copy a new place.")  # fmt: skip
 BACKOFF_S = 1.0
 
 
@@ -27,6 +29,10 @@ class ChangeTarget(Protocol):
 
     def last(self) -> Version:
         """Return the newest version that the place has; number -1 when there is none."""
+        ...
+
+    def checksum(self, number: int) -> str:
+        """Return the checksum of a version's change; empty where only a snapshot of it is there, or nothing."""
         ...
 
     def append(self, change: Change) -> bool:
@@ -70,7 +76,7 @@ class Mirror:
         poll_s: Pause between two looks at the log.
 
     Raises:
-        StoreError: From `step`, if the place has versions that the log lacks.
+        StoreError: From `step`, if the place has versions that the log lacks, or has with other content.
     """
 
     def __init__(
@@ -79,7 +85,7 @@ class Mirror:
     ) -> None:  # fmt: skip
         self.source, self.target, self.acknowledger, self.poll_s = source, target, acknowledger, poll_s
         self.copied, self.error = 0, ""
-        self._snapshot = -1
+        self._snapshot, self._verified = -1, False
         self._stop, self._busy = threading.Event(), threading.RLock()
         self._thread: threading.Thread | None = None
 
@@ -102,15 +108,29 @@ class Mirror:
     def _step(self) -> int:
         held, newest = self.target.last().number, self.source.last().number
         if held > newest:
+            self._verified = False
             raise StoreError(f"Copy of {self.source.changes.log.path}", got=f"version {held}",
-                             expected=f"at most {newest}, the newest version published",
-                             do="The log was restored from an older copy; give the copy a new place.")  # fmt: skip
+                             expected=f"at most {newest}, the newest version published", do=OTHER_PAST)  # fmt: skip
+        if not self._verified:
+            self._verify(held)
+            self._verified = True
         copied = 0 if held == newest else self._copy(held)
         self._copy_snapshot()
         self.copied += copied
         if self.acknowledger is not None:
             self.acknowledger.tell(self.target.last())
         return copied
+
+    def _verify(self, held: int) -> None:
+        """Refuse to go on from a version that the log has with other content; deltas on top of it would be wrong."""
+        theirs = self.target.checksum(held) if held >= 0 else ""
+        try:
+            ours = self.source.changes.checksum(held) if theirs else ""
+        except StaleError:
+            return  # too long ago to be remembered
+        if theirs != ours:
+            raise StoreError(f"Copy of {self.source.changes.log.path}, version {held}", got=f"checksum {theirs[:16]}",
+                             expected=f"{ours[:16]}, as it was published", do=OTHER_PAST)  # fmt: skip
 
     def _copy(self, held: int) -> int:
         copied = 0

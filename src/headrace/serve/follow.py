@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 
 import numpy as np
 
-from headrace.errors import HeadraceError
+from headrace.errors import HeadraceError, VersionError
 from headrace.publish.acknowledgements import Acknowledger, ReplicaLag, lags, plain
 from headrace.publish.replica import ChangeSource, Replica
 from headrace.serve.freshness import Delays
@@ -79,8 +79,12 @@ class Follower:
 
     def _step(self) -> bool:
         try:
-            self.published = self.source.last().number
-            if self.published != self.replica.version.number:
+            self.published, held = self.source.last().number, self.replica.version.number
+            if self.published < held:
+                raise VersionError("Published versions", got=f"version {self.published} as the newest",
+                                   expected=f"at least {held}, which is served here",
+                                   do="Was the log restored from an older copy? Then restart this server.")  # fmt: skip
+            if self.published != held:
                 self._behind_since = self._behind_since or self._now()
                 self.applied += self.replica.catch_up(self.source, on_applied=self._measure)
         except HeadraceError as error:

@@ -82,6 +82,7 @@ def test_a_repeated_change_is_sent_once(kafka: KafkaLog, topic: str, change) -> 
     assert not again.append(change(0))
     assert again.append(change(1))
     assert kafka.end(topic) == 2
+    assert [again.checksum(number) for number in range(3)] == [change(0).checksum(), change(1).checksum(), ""]
 
 
 def test_a_gap_is_refused(kafka: KafkaLog, topic: str, change) -> None:

@@ -139,6 +139,40 @@ def test_a_log_that_is_older_than_the_place_is_refused(tmp_path: Path, change) -
         mirror.step()
 
 
+def test_another_past_under_the_same_numbers_is_refused(tmp_path: Path, change) -> None:
+    """As after a power cut: the copy has a version that the log lost, and the learner learned another one."""
+    place = Place(tmp_path, snapshot_every=50)
+    for number in range(3):
+        place.publisher.publish(change(number))
+    mirror = place.mirror()
+    mirror.step()
+    mirror.target.append(change(3))
+    again = place.mirror()
+    with pytest.raises(StoreError, match="power cut"):
+        again.step()
+    place.publisher.publish(change(3, salt=1))
+    place.publisher.publish(change(4))
+    for each in (again, place.mirror()):
+        with pytest.raises(StoreError, match="version 3: got checksum"):
+            each.step()
+    assert place.far.last().number == 3
+
+
+def test_the_same_past_is_gone_on_from(tmp_path: Path, change) -> None:
+    place = Place(tmp_path, snapshot_every=50)
+    for number in range(3):
+        place.publisher.publish(change(number))
+    mirror = place.mirror()
+    mirror.step()
+    mirror.target.append(change(3))
+    with pytest.raises(StoreError):
+        mirror.step()
+    for number in (3, 4):  # the learner repeats its steps
+        place.publisher.publish(change(number))
+    assert mirror.step() == 1
+    assert place.same()
+
+
 def test_publishing_does_not_wait_for_a_place_that_fails(tmp_path: Path, change, caplog, monkeypatch) -> None:
     monkeypatch.setattr("headrace.publish.mirror.BACKOFF_S", 0.01)
     place = Place(tmp_path, snapshot_every=50)

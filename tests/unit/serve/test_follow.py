@@ -112,6 +112,21 @@ def test_what_cannot_be_applied_is_told_once_and_tried_again(caplog) -> None:
     assert (follower.error, follower.lag) == ("", 0)
 
 
+def test_a_log_that_went_back_is_told() -> None:
+    source = Kept()
+    for _ in range(3):
+        source.publish()
+    follower = following(source)
+    follower.step()
+    gone = source.changes.pop()
+    assert not follower.step()
+    assert "restart this server" in follower.error
+    assert follower.replica.version.number == 2
+    source.changes.append(gone)
+    assert follower.step()
+    assert follower.error == ""
+
+
 def test_an_unknown_failure_does_not_end_the_following(caplog) -> None:
     source = Kept()
     follower = following(source)
