@@ -70,6 +70,10 @@ def warm_up(predictor: RankPredictor, scoring: Scoring, settings: ServeConfig) -
         predictor.predict(practice_rows(scoring.reader.columns, predictor.schema.item, rows))
 
 
+def _nothing() -> None:
+    """Stand for the application behind names that are only looked at."""
+
+
 async def _serve(
     scoring: Scoring, folder: Path, sock: socket.socket, access: AccessConfig, settings: ServeConfig, share: int
 ) -> None:
@@ -78,7 +82,8 @@ async def _serve(
     rate = access.requests_per_s
     own = access if rate is None else replace(access, requests_per_s=rate / share, burst=max(access.burst // share, 1))
     loopback = sock.getsockname()[0] in ("127.0.0.1", "::1")
-    known = KnownNames(None, access.hosts) if access.tokens is None and loopback else None
+    known = KnownNames(_nothing, access.hosts) if access.tokens is None and loopback else None
+    settings = replace(settings, max_held_bytes=max(settings.max_held_bytes // share, settings.max_body_bytes))
     worker = Worker(
         scoring, settings, Doorkeeper(own), ImpressionLink(folder / ROWS_SOCKET), Relay(folder / APP_SOCKET),
         knows=None if known is None else known.knows,

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from headrace.errors import StaleError, VersionError
+from headrace.protocols import Table
 from headrace.publish.replica import Replica
 from headrace.store.shared_memory import SharedReader, SharedRows, SharedSpace
 from headrace.store.table_config import TableConfig, TableStats
@@ -67,6 +68,10 @@ class SpaceTable:
         """Return all rows; a table that serves keeps no history."""
         return self.rows() if since == 0 else RowChange(*(tensor[:0] for tensor in _parts(self.rows())))
 
+    def mark(self) -> int:
+        """Return 0: there is no history to point into."""
+        return 0
+
     def evict(self, before: int) -> int:
         """Refuse: rows go when a change says so."""
         self._rows.evict(before)
@@ -92,7 +97,8 @@ class SharedReplica(Replica):
     def __init__(
         self, space: SharedSpace, tables: Mapping[str, SpaceTable], dense: nn.Module | Mapping[str, Tensor] | None
     ) -> None:
-        super().__init__(tables, dense)
+        held: dict[str, Table] = dict(tables)
+        super().__init__(held, dense)
         self.space = space
 
     def _move(self, change: Change, tables: Mapping[str, RowChange], whole: bool) -> None:

@@ -31,9 +31,13 @@ from headrace.types import Events
 class Asked(Protocol):
     """One rank request that was read."""
 
-    rows: int
     log: bool | None
     min_version: int | None
+
+    @property
+    def rows(self) -> int:
+        """Candidates."""
+        ...
 
     def answer(self, version: int) -> tuple[bytes, str]:
         """Return the answer and its content type."""
@@ -88,8 +92,12 @@ class _FieldAsked:
 
     def __init__(self, body: ScoredBody, more: str) -> None:
         self.body, self._more = body, more
-        self.rows, self.log, self.min_version = body.rows, body.log, body.min_version
+        self.log, self.min_version = body.log, body.min_version
         self.key = body.key or uuid.uuid4().hex
+
+    @property
+    def rows(self) -> int:
+        return self.body.rows
 
     def answer(self, version: int) -> tuple[bytes, str]:
         return self.body.answer(self.key, version, self._more), JSON
@@ -134,9 +142,9 @@ class GeneralScoring:
             scored = [(group, answer(version)) for group, answer in answers]
         for group, predictions in scored:
             at = 0
-            for one in group:
-                one.predictions = predictions.slice(at, one.rows)
-                at += one.rows
+            for member in group:
+                member.predictions = predictions.slice(at, member.rows)
+                at += member.rows
         return int(version.number)
 
 

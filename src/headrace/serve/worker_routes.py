@@ -13,7 +13,7 @@ import socket
 import ssl
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from http import HTTPStatus
 
 import httptools
@@ -27,8 +27,8 @@ from headrace.serve.relay_routes import Relay, client_address
 from headrace.serve.settings import ServeConfig
 
 RANK = b"/v1/rank"
-MAX_HEAD_BYTES, MAX_QUEUED = 65_536, 64
-TELL_S, IDLE_S, GRACE_S = 1.0, 75.0, 10.0
+MAX_HEAD_BYTES, MAX_QUEUED = 65_536, 16
+TELL_S, IDLE_S, GRACE_S, HEAD_S = 1.0, 75.0, 10.0, 10.0
 _TARGETS = {RANK: None, RANK + b"?log_impressions=true": True, RANK + b"?log_impressions=false": False}
 _KEPT = "".join(f"{name}: {value}\r\n" for name, value in HEADERS.items()).encode()
 
@@ -58,7 +58,7 @@ class Worker:
         self.connections: set[Connection] = set()
         self.statuses: Counter[str] = Counter()
         self.latencies: list[float] = []
-        self.scored_rows = 0
+        self.scored_rows = self.held_bytes = 0
         self.ending = False
 
     def read(self, request: Request) -> Asked | None:
@@ -95,11 +95,8 @@ class Worker:
                 self.link.tell({"statuses": dict(self.statuses), "rows": self.scored_rows,
                                 "latencies": self.latencies})  # fmt: skip
                 self.statuses, self.latencies, self.scored_rows = Counter(), [], 0
-            late = time.monotonic() - IDLE_S
-            slow = time.monotonic() - self.config.body_timeout_s
             for connection in list(self.connections):
-                if connection.quiet_since < (slow if connection.partial else late):
-                    connection.abandon()
+                connection.look()
 
     async def serve(self, sock: socket.socket, stop: asyncio.Event, tls: ssl.SSLContext | None = None) -> None:
         """Take connections until `stop`; requests that were begun are answered."""
@@ -139,10 +136,12 @@ class Worker:
 class Request:
     """One request as it came."""
 
-    __slots__ = ("body", "headers", "keep", "method", "parts", "started", "target")
+    __slots__ = ("body", "headers", "keep", "method", "parts", "refusal", "size", "started", "target")
 
     def __init__(self) -> None:
-        self.method, self.target, self.body, self.keep, self.started = b"", b"", b"", True, 0.0
+        self.method, self.target, self.body, self.keep, self.started = b"", b"", b"", True, time.perf_counter()
+        self.refusal: Refusal | None = None
+        self.size = 0
         self.headers: list[tuple[bytes, bytes]] = []
         self.parts: list[bytes] = []
 
@@ -168,7 +167,7 @@ class Connection(asyncio.Protocol):
         self._parser = httptools.HttpRequestParser(self)
         self._request, self._queue = Request(), list[Request]()
         self._busy, self._closing, self._asks_first = False, False, False
-        self._head_bytes = self._size = 0
+        self._head_bytes, self._head_read = 0, False
         self._tasks: set[asyncio.Task[None]] = set()
         self._peer = ""
 
@@ -184,6 +183,18 @@ class Connection(asyncio.Protocol):
         """End; what was begun goes on, its answer is dropped."""
         self.worker.connections.discard(self)
         self._transport = None
+        for request in (*self._queue, self._request):
+            self._drop(request)
+        self._queue.clear()
+
+    def look(self) -> None:
+        """Close what has been idle, or half a request, for too long."""
+        taken = time.perf_counter() - self._request.started
+        if not self.partial:
+            if time.monotonic() - self.quiet_since > IDLE_S:
+                self.abandon()
+        elif taken > (self.worker.config.body_timeout_s if self._head_read else HEAD_S):
+            self._refuse(408, f"only a part of a request within {taken:.0f} s", "all of it")
 
     def data_received(self, data: bytes) -> None:
         """Read what came."""
@@ -197,8 +208,7 @@ class Connection(asyncio.Protocol):
 
     def on_message_begin(self) -> None:
         """Begin a request."""
-        self._request, self._head_bytes, self._size, self.partial = Request(), 0, 0, True
-        self._request.started = time.perf_counter()
+        self._request, self._head_bytes, self._head_read, self.partial = Request(), 0, False, True
 
     def on_url(self, url: bytes) -> None:
         """Take the address."""
@@ -211,23 +221,34 @@ class Connection(asyncio.Protocol):
         self._count_head(len(name) + len(value))
 
     def on_headers_complete(self) -> None:
-        """Know what kind of request it is."""
-        request = self._request
+        """Know what kind of request it is, and whether who asks may come in."""
+        request, self._head_read = self._request, True
         request.method, request.keep = self._parser.get_method(), self._parser.should_keep_alive()
         declared = request.header(b"content-length")
         if declared.isdigit() and int(declared) > self.worker.config.max_body_bytes:
             self._refuse(413, f"{declared[:20].decode()} bytes", f"at most {self.worker.config.max_body_bytes}")
-        elif request.header(b"expect").lower() == b"100-continue":
+        elif request.target in _TARGETS and request.method == b"POST" and self.worker.scoring is not None:
+            try:
+                self.worker.keeper.admit(_text(request.header(b"authorization")), self._address(request), READ)
+            except Refusal as refusal:
+                request.refusal = refusal  # its body is passed over
+        if not self._closing and request.header(b"expect").lower() == b"100-continue":
             self._asks_first = True
             self._let_go_on()
 
     def on_body(self, body: bytes) -> None:
         """Take a part of the body."""
-        self._size += len(body)
-        if self._size > self.worker.config.max_body_bytes:
-            self._refuse(413, f"{self._size} bytes", f"at most {self.worker.config.max_body_bytes}")
-        elif not self._closing:
-            self._request.parts.append(body)
+        request, worker = self._request, self.worker
+        if self._closing or request.refusal is not None:
+            return
+        request.size += len(body)
+        worker.held_bytes += len(body)
+        if request.size > worker.config.max_body_bytes:
+            self._refuse(413, f"{request.size} bytes", f"at most {worker.config.max_body_bytes}")
+        elif worker.held_bytes > worker.config.max_held_bytes:
+            self._refuse(503, f"bodies of more than {worker.config.max_held_bytes} bytes at a time", "fewer")
+        else:
+            request.parts.append(body)
 
     def on_message_complete(self) -> None:
         """Answer the request, after those before it."""
@@ -238,8 +259,13 @@ class Connection(asyncio.Protocol):
         self._queue.append(request)
         if not self._busy:
             self._next()
-        elif len(self._queue) > MAX_QUEUED and self._transport is not None:
+        elif self._full() and self._transport is not None:
             self._transport.pause_reading()
+
+    def _full(self) -> bool:
+        """Return whether enough requests wait for their turn on this connection."""
+        bytes_waiting = sum(request.size for request in self._queue)
+        return len(self._queue) > MAX_QUEUED or bytes_waiting > self.worker.config.max_body_bytes
 
     def end_when_idle(self) -> None:
         """Close, now or after the answer that is being made."""
@@ -262,18 +288,16 @@ class Connection(asyncio.Protocol):
         if not self._queue or self._transport is None:
             return
         request = self._queue.pop(0)
-        if len(self._queue) < MAX_QUEUED // 2:
+        if not self._full():
             with contextlib.suppress(RuntimeError):  # it was not paused
                 self._transport.resume_reading()
         self._busy = True
+        if request.refusal is not None:
+            self._send_refusal(request, request.refusal)
+            return
         asked = self.worker.read(request)
         if asked is None:
             self._start(self._relay(request))
-            return
-        try:
-            self.worker.keeper.admit(_text(request.header(b"authorization")), self._address(request), READ)
-        except Refusal as refusal:
-            self._send_refusal(request, refusal)
             return
         assert self.worker.batches is not None
         self.worker.batches.submit(asked, lambda asked, answer: self._scored(request, asked, answer))
@@ -318,6 +342,7 @@ class Connection(asyncio.Protocol):
 
     def _write(self, request: Request, head: bytes, body: bytes) -> None:
         self._busy = False
+        self._drop(request)
         if self._transport is None:
             return
         ends = not request.keep or self._closing or (self.worker.ending and not self._queue)
@@ -338,13 +363,18 @@ class Connection(asyncio.Protocol):
             return
         self._send_refusal(self._request, Refusal(status, StoreError("Request", got=got, expected=expected)))
 
+    def _drop(self, request: Request) -> None:
+        """Give back the room that a request's body took."""
+        self.worker.held_bytes -= request.size
+        request.size, request.parts, request.body = 0, [], b""
+
     def _count_head(self, size: int) -> None:
         self._head_bytes += size
         if self._head_bytes > MAX_HEAD_BYTES:
             self._refuse(431, f"more than {MAX_HEAD_BYTES} bytes of headers", "fewer")
 
-    def _start(self, work: object) -> None:
-        task = asyncio.get_running_loop().create_task(work)  # type: ignore[arg-type]
+    def _start(self, work: Coroutine[None, None, None]) -> None:
+        task = asyncio.get_running_loop().create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 

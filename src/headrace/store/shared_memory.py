@@ -302,6 +302,10 @@ class SharedRows:
         require(since == 0, f"Table '{self.name}', changes", got=since, expected="0")
         return self.rows()
 
+    def mark(self) -> int:
+        """Return 0: there is no history to point into."""
+        return 0
+
     def evict(self, before: int) -> NoReturn:
         """Refuse: rows go when a change says so."""
         raise self._arguments.serving("evict")

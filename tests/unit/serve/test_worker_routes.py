@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import random
 import re
@@ -17,6 +18,7 @@ from headrace.errors import NumericError, StoreError
 from headrace.serve import AccessConfig, ServeConfig
 from headrace.serve.access import Doorkeeper
 from headrace.serve.relay_routes import Relayed
+from headrace.serve.tokens import TokenBook, make_token
 from headrace.serve.worker_routes import Worker
 
 
@@ -225,7 +227,9 @@ def test_heads_have_no_body_and_connections_end_when_they_are_asked_to(house):
 
 @pytest.mark.parametrize(("raw", "status"), [
     (request(b"x" * 3000), 413), (b"GET / HTTP/1.1\r\nx: " + b"y" * 70_000 + b"\r\n\r\n", 431),
-    (b"nonsense\r\n\r\n", 400), (b"\x16\x03\x01\x02\x00", 400),
+    (request(named("a"), more="content-length: 3\r\n"), 400),
+    (request(named("a"), more="transfer-encoding: chunked\r\n"), 400), (b"nonsense\r\n\r\n", 400),
+    (b"\x16\x03\x01\x02\x00", 400),
     (request(b"", more="transfer-encoding: chunked\r\n").replace(b"content-length: 0\r\n", b"") +
      b"bb8\r\n" + b"x" * 3000 + b"\r\n", 413),
 ])  # fmt: skip
@@ -271,6 +275,53 @@ def test_who_comes_too_often_is_refused_here_and_counts_are_told():
     assert house.link.told[0]["statuses"] == {"200": 2, "429": 1}
     assert house.link.told[0]["rows"] == 2
     assert len(house.link.told[0]["latencies"]) == 3
+    house.close()
+
+
+def test_without_a_token_nothing_is_read_and_nothing_is_scored():
+    house = House()
+    secret, token = make_token("reader", ["read"])
+    house.worker.keeper = Doorkeeper(AccessConfig(tokens=TokenBook([token])))
+    with house.connect() as wire:
+        wire.sendall(request(named("a"))[:-2])
+        threading.Event().wait(0.1)
+        assert house.worker.held_bytes == 0
+        wire.sendall(named("a").encode()[-2:] + request(named("b"), more=f"authorization: Bearer {secret}\r\n"))
+        assert [one[0] for one in answers(wire, 2)] == [401, 200]
+    assert house.scoring.passes == [["b"]]
+    house.close()
+
+
+def test_room_for_bodies_is_bounded():
+    house = House(max_held_bytes=2500)
+    with house.connect() as one, house.connect() as two:
+        one.sendall(request(b"x" * 1900)[:-10])
+        for _ in range(500):
+            if house.worker.held_bytes > 1800:
+                break
+            threading.Event().wait(0.01)
+        two.sendall(request(b"y" * 1900))
+        assert answers(two, 1)[0][0] == 503
+    for _ in range(500):
+        if house.worker.held_bytes == 0:
+            break
+        threading.Event().wait(0.01)
+    assert house.worker.held_bytes == 0
+    house.close()
+
+
+def test_half_a_request_has_so_much_time_from_its_first_byte():
+    house = House(body_timeout_s=1.5)
+    with house.connect() as wire:
+        raw = request(named("a"))
+        wire.settimeout(10)
+        for byte in raw[:-4]:
+            wire.sendall(bytes([byte]))
+        for byte in raw[-4:-1]:
+            threading.Event().wait(0.9)
+            with contextlib.suppress(OSError):  # refused already
+                wire.sendall(bytes([byte]))
+        assert answers(wire, 1)[0][0] == 408
     house.close()
 
 
