@@ -118,6 +118,14 @@ class AsyncClient:
         """Erase a user everywhere, as `DELETE /v1/users/{id}` does; needs the scope `admin`."""
         return dict((await self._send(calls.erase_call(user))).json())
 
+    async def erasure(self, number: int) -> dict[str, Any]:
+        """Return how far an erasure is, by the number that `erase` told; needs the scope `admin`."""
+        return dict((await self._send(Call("GET", f"/v1/erasures/{number}"))).json())
+
+    async def consent(self, user: str | int) -> dict[str, Any]:
+        """Take an erased user as a new one from now on; needs the scope `admin`."""
+        return dict((await self._send(calls.consent_call(user))).json())
+
     async def models(self) -> dict[str, Any]:
         """Return the served models, their versions and shares of the traffic."""
         return dict((await self._send(Call("GET", "/v1/models"))).json())

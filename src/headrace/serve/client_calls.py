@@ -163,6 +163,11 @@ def erase_call(user: str | int) -> Call:
     return Call("DELETE", f"/v1/users/{quote(str(user), safe='')}")
 
 
+def consent_call(user: str | int) -> Call:
+    """Return the call that takes an erased user as a new one."""
+    return Call("PUT", erase_call(user).path)
+
+
 def items_call(method: str, path: str, content: object, *, replace: bool = False) -> Call:
     """Return a call that changes the catalogue."""
     call = json_call(method, path, content)

@@ -15,6 +15,7 @@ from headrace.data.hashing import hash_text
 from headrace.data.log import EmbeddedLog
 from headrace.data.subjects import UserColumns
 from headrace.publish import ChangeReader, LogPublisher
+from headrace.serve import client_calls as calls
 from headrace.serve import create_app
 from headrace.serve.erasures import ErasureDesk
 from headrace.types import Change, RowChange, Version
@@ -165,3 +166,13 @@ def test_versions_in_the_replica_are_whole_after_forgetting(make_predictor, make
     replica.remember(ids)
     replica.apply(with_mary(make_change(2)))
     assert bool(replica.tables["user"].contains(ids["user"]).all())
+
+
+def test_the_clients_calls(server) -> None:
+    """What a client sends is what the addresses take; ids with slashes and spaces included."""
+    for user in (MARY, "a b/c?d#e", 17):
+        call = calls.erase_call(user)
+        told = server.request(call.method, call.path).json()
+        assert told["subject"] == server.service.erasures.subject(str(user))
+        back = calls.consent_call(user)
+        assert server.request(back.method, back.path).status_code == 409
