@@ -11,6 +11,7 @@ Source:
 
 from __future__ import annotations
 
+import math
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -20,7 +21,6 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from headrace.config import known_name, require
 from headrace.data.hashing import hash_text
@@ -39,6 +39,7 @@ from headrace.types import Events
 Integers = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float64]
 ARM, ARM_PROPENSITY = "arm", "arm_propensity"
+_MASK = (1 << 64) - 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -180,8 +181,11 @@ class Arms:
             >>> Arms(Arm("main", None)).choose("user-1").propensity  # type: ignore[arg-type]
             1.0
         """
-        codes, propensities = self.split([unit])
-        return Chosen(self.arms[int(codes[0])], float(propensities[0]))
+        if len(self.arms) == 1:
+            return Chosen(self.arms[0], 1.0)
+        chances = self.propensities().tolist()
+        code = rendezvous_one(hash_text(unit) & _MASK, self._salted(), chances)
+        return Chosen(self.arms[code], chances[code])
 
     def split(self, units: Sequence[str]) -> tuple[Integers, Floats]:
         """Return the place of each unit's arm, (N,), and the probability with which a unit gets it, (N,)."""
@@ -197,7 +201,7 @@ class Arms:
         salt, found = self._salts
         if salt != self.book.salt:
             salt = self.book.salt
-            found = [hash_text(f"{salt}\x1f{name}") & ((1 << 64) - 1) for name in self.names]
+            found = [hash_text(f"{salt}\x1f{name}") & _MASK for name in self.names]
             self._salts = salt, found
         return found
 
@@ -209,7 +213,13 @@ class Arms:
         """
         if len(self.arms) == 1:
             return _named(self.arms[0].predictor.predict(requests), self.arms[0].name, 1.0)
-        codes, chances = self._split_rows(requests)
+        keys = requests.column("key").dictionary_encode()
+        units = self._units(requests, keys)
+        if len(units) == 1:  # one request
+            arm, chance = self.choose(units[0])
+            return _named(arm.predictor.predict(requests), arm.name, chance)
+        of_key = np.asarray(keys.indices.to_numpy(zero_copy_only=False), dtype=np.int64)
+        codes, chances = (found[of_key] for found in self.split(units))
         parts, places = [], []
         for code in np.unique(codes).tolist():
             rows = np.flatnonzero(codes == code)
@@ -219,23 +229,25 @@ class Arms:
             places.append(rows)
         return parts[0] if len(parts) == 1 else Events.concat(parts).take(np.argsort(np.concatenate(places)))
 
-    def _split_rows(self, requests: Events) -> tuple[Integers, Floats]:
-        """Return arm and probability of every row, (B,): those of the unit in the first row of its key."""
-        keys = requests.column("key").dictionary_encode()
-        of_key = np.asarray(keys.indices.to_numpy(zero_copy_only=False), dtype=np.int64)
-        units = keys.dictionary
-        if self.split_by != KEY and self.split_by in requests.names:
-            first = np.unique(of_key, return_index=True)[1]
-            values = requests.column(self.split_by).take(pa.array(first))
-            if pa.types.is_list(values.type):
-                raise ConfigError("split_by", got=f"a list column '{self.split_by}'", expected="one value per row")
-            units = pc.coalesce(values.cast(pa.string()), units)
-        codes, chances = self.split(units.to_pylist())
-        return codes[of_key], chances[of_key]
+    def _units(self, requests: Events, keys: pa.DictionaryArray) -> list[str]:
+        """Return the unit of every distinct key: that of its first row, or the key where that row has none."""
+        units: list[str] = keys.dictionary.to_pylist()
+        if self.split_by == KEY or self.split_by not in requests.names:
+            return units
+        column = requests.column(self.split_by)
+        if pa.types.is_list(column.type):
+            raise ConfigError("split_by", got=f"a list column '{self.split_by}'", expected="one value per row")
+        first = [0] if len(units) == 1 else np.unique(keys.indices.to_numpy(), return_index=True)[1]
+        values = column.take(pa.array(first)).cast(pa.string()).to_pylist()
+        return [key if value is None else value for key, value in zip(units, values, strict=True)]
 
     def count(self, predictions: Events) -> None:
         """Count the requests of an answer by arm, for `gauges`."""
         if len(self.arms) == 1:
+            return
+        if len(predictions.column("key").unique()) == 1:
+            with self._lock:
+                self._answered[predictions.column(ARM)[0].as_py()] += 1
             return
         found = pa.table({"arm": predictions.column(ARM), "key": predictions.column("key")}).group_by("arm")
         counts = found.aggregate([("key", "count_distinct")])
@@ -284,6 +296,27 @@ def rendezvous(units: npt.NDArray[np.uint64], salts: Sequence[int], shares: Floa
             drawn = (mixed(units ^ np.uint64(salt)) >> np.uint64(11)).astype(np.float64)
             costs[arm] = -np.log((drawn + 0.5) * 2.0**-53) / share
     return np.asarray(np.argmin(costs, axis=0), dtype=np.int64)
+
+
+def rendezvous_one(unit: int, salts: Sequence[int], shares: Sequence[float]) -> int:
+    """Return the place of one unit's arm, as `rendezvous` does, without arrays.
+
+    Example:
+        >>> units = np.arange(1000, dtype=np.uint64)
+        >>> many = rendezvous(units, [1, 2, 3], np.array([0.2, 0.3, 0.5])).tolist()
+        >>> many == [rendezvous_one(unit, [1, 2, 3], [0.2, 0.3, 0.5]) for unit in range(1000)]
+        True
+    """
+    best, found = math.inf, 0
+    for arm, (salt, share) in enumerate(zip(salts, shares, strict=True)):
+        if share > 0:
+            z = ((unit ^ salt) + 0x9E3779B97F4A7C15) & _MASK
+            z = ((z ^ (z >> 30)) * 0xBF58476D1CE4E5B9) & _MASK
+            z = ((z ^ (z >> 27)) * 0x94D049BB133111EB) & _MASK
+            cost = -math.log((((z ^ (z >> 31)) >> 11) + 0.5) * 2.0**-53) / share
+            if cost < best:
+                best, found = cost, arm
+    return found
 
 
 def check_min_version(version: int, wanted: int | None, arm: str = MAIN) -> None:

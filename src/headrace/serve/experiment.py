@@ -6,6 +6,7 @@ has changed; what a process used is logged with every impression, so the log is 
 
 from __future__ import annotations
 
+import fcntl
 import json
 import logging
 import math
@@ -13,7 +14,8 @@ import os
 import secrets
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -136,14 +138,14 @@ class ShareBook:
             StoreError: If they cannot be made durable; the old ones hold.
         """
         wanted = checked_shares(shares, self.names)
-        with self._lock:
+        with self._lock, self._alone():
             content = self._with(self._read() or self._content, wanted)
             self._write(content)
             self._content = content
         return wanted
 
     def _open(self) -> None:
-        with self._lock:
+        with self._lock, self._alone():
             before = self._read()
             if before is not None and before.get("given") == self._given:
                 self._content = before
@@ -153,8 +155,8 @@ class ShareBook:
                        "history": [] if before is None else before["history"],
                        "window_s": self.config.window_s, "kinds": list(self.config.kinds)}  # fmt: skip
             content = self._with(content, self._given["shares"])
-            self._write(content, first=before is None)
-            self._content = self._read() or content  # another process may have been the first
+            self._write(content)
+            self._content = content
 
     def _same_arms(self, before: Mapping[str, Any]) -> bool:
         return set(before["shares"]) == set(self.names) and before["split_by"] == self.config.split_by
@@ -196,32 +198,46 @@ class ShareBook:
         self._stamp = stamp
         return dict(content)
 
-    def _write(self, content: Mapping[str, Any], *, first: bool = False) -> None:
+    @contextmanager
+    def _alone(self) -> Iterator[None]:
+        """Keep other processes from changing the file between a look at it and a change of it."""
+        path = self.config.path
+        if path is None:
+            yield
+            return
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            handle = os.open(path.with_name(f"{path.name}.lock"), os.O_RDWR | os.O_CREAT, 0o600)
+        except OSError as error:
+            raise _unwritable(path, error) from error
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX)
+            yield
+        finally:
+            os.close(handle)
+
+    def _write(self, content: Mapping[str, Any]) -> None:
         path = self.config.path
         if path is None:
             return
         temporary = path.with_name(f"{path.name}.{os.getpid()}.{threading.get_ident()}.part")
         try:
-            path.parent.mkdir(parents=True, exist_ok=True)
             with temporary.open("w") as file:
                 json.dump(content, file, indent=1)
                 file.flush()
                 os.fsync(file.fileno())
-            if first:  # the first of several processes decides
-                try:
-                    os.link(temporary, path)
-                except FileExistsError:
-                    pass
-                temporary.unlink()
-            else:
-                os.replace(temporary, path)
+            os.replace(temporary, path)
             handle = os.open(path.parent, os.O_RDONLY)
             try:
                 os.fsync(handle)
             finally:
                 os.close(handle)
         except OSError as error:
-            raise StoreError(f"Experiment {path}", got=str(error), expected="a file that can be written") from error
+            raise _unwritable(path, error) from error
+
+
+def _unwritable(path: Path, error: OSError) -> StoreError:
+    return StoreError(f"Experiment {path}", got=str(error), expected="a file that can be written")
 
 
 def _damaged(path: Path, why: object) -> StoreError:

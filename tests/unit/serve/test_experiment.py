@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import multiprocessing
 from pathlib import Path
 
 import pytest
@@ -62,6 +63,26 @@ def test_several_processes_agree(tmp_path: Path) -> None:
     assert [entry["shares"]["new"] for entry in opened(tmp_path / "experiment.json").history()] == [0.1, 0.3, 0.4]
 
 
+def test_no_change_is_lost_between_processes(tmp_path: Path) -> None:
+    """Four processes change shares 25 times each: the history has every one."""
+    context = multiprocessing.get_context("fork")
+    workers = [context.Process(target=_changes, args=(tmp_path / "experiment.json", number)) for number in range(4)]
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join(60)
+        assert worker.exitcode == 0
+    found = [entry["shares"]["new"] for entry in opened(tmp_path / "experiment.json").history()]
+    assert sorted(found[1:]) == sorted((number * 25 + turn) / 200 for number in range(4) for turn in range(25))
+
+
+def _changes(path: Path, number: int) -> None:
+    book = opened(path)
+    for turn in range(25):
+        share = (number * 25 + turn) / 200
+        book.change({"main": 1 - share, "new": share})
+
+
 def test_what_a_reader_of_the_log_needs_is_there(tmp_path: Path) -> None:
     opened(tmp_path / "experiment.json", window_s=600.0, kinds=("click", "buy"), split_by="user")
     said = json.loads((tmp_path / "experiment.json").read_text())
@@ -99,7 +120,8 @@ def test_a_damaged_file_is_an_error_at_the_start_and_no_harm_later(tmp_path: Pat
 def test_what_cannot_be_written_does_not_hold(tmp_path: Path) -> None:
     folder = tmp_path / "run"
     book = opened(folder / "experiment.json")
-    (folder / "experiment.json").unlink()
+    for file in folder.iterdir():
+        file.unlink()
     folder.rmdir()
     folder.write_text("in the way")
     with pytest.raises(StoreError):
