@@ -5,7 +5,7 @@ from __future__ import annotations
 import secrets
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -24,6 +24,7 @@ from headrace.serve.columns import Columns
 from headrace.serve.explore import Floats, Greedy, Policy, Slate, Thompson, best_first
 from headrace.serve.item_filters import ItemFilters
 from headrace.serve.item_vectors import as_rows
+from headrace.serve.metrics import Reading
 from headrace.serve.popularity import Popularity
 from headrace.serve.predictor import RankPredictor
 from headrace.serve.recommend_config import RecommendConfig
@@ -179,6 +180,14 @@ class Recommender:
         stage = self.stages["main"]
         return {"items": len(self.catalogue.shelf), "policy": self.config.explore.name, "seen": self.memory.counts(),
                 "vectors": stage.retriever.vectors is not None, "encoded": stage.retriever.encoded}  # fmt: skip
+
+    def gauges(self) -> Iterator[Reading]:
+        """Yield what Prometheus is told."""
+        seen = self.memory.counts()
+        yield "headrace_items", "Items in the catalogue.", [({}, float(len(self.catalogue.shelf)))]
+        yield "headrace_seen", "What is remembered of users.", [({"of": name}, float(n)) for name, n in seen.items()]
+        encoded = [({"arm": name}, float(stage.retriever.encoded)) for name, stage in self.stages.items()]
+        yield "headrace_items_encoded", "Vectors of items made so far.", encoded
 
     def recommend(self, wish: Wish, arm: str = "main") -> Recommended:
         """Answer a wish with the model of an arm; nothing is logged here.

@@ -234,6 +234,8 @@ class RankService:
         if self.follower is not None:
             yield from self.follower.gauges()
         yield from self.arms.gauges()
+        if self.recommender is not None:
+            yield from self.recommender.gauges()
         yield "headrace_waiting_commits", "Requests that wait for the disk.", [({}, float(self.writer.waiting))]
         if self.pressure.free_bytes is not None:
             yield "headrace_free_bytes", "Room on the event log's disk.", [({}, float(self.pressure.free_bytes))]

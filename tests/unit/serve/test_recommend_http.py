@@ -253,6 +253,14 @@ def test_health_tells_what_can_be_recommended(house) -> None:
     assert (state["items"], state["policy"], state["seen"]["users"]) == (20, "epsilon-greedy 0.2", 1)
 
 
+def test_prometheus_is_told_too(house) -> None:
+    house.ask(user={"user": "ann"})
+    text = house.client.metrics()
+    assert "headrace_items 20.0" in text
+    assert 'headrace_seen{of="users"}' in text
+    assert 'headrace_latency_seconds_count{endpoint="recommend"} 1.0' in text
+
+
 def test_arms_recommend_with_their_own_models_and_are_logged(tmp_path) -> None:
     config = replace(CONFIG, recommend=RecommendConfig(explore=Greedy()))
     house = open_house(tmp_path, config=config, arms={"other": 0.5})
