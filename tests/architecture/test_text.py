@@ -15,7 +15,7 @@ UNFINISHED = re.compile(
     "|".join(["TO" + "DO", "FIX" + "ME", r"\bXX" + r"X\b", r"raise NotImpl" + "ementedError", "pragma: no" + " cover"])
 )
 LOADERS = {"pickle", "cPickle", "dill", "cloudpickle", "marshal", "shelve", "joblib"}
-BINARY = {".png", ".ico", ".woff", ".woff2", ".gz", ".zst", ".parquet", ".arrow"}
+BINARY = {".png", ".ico", ".woff", ".woff2", ".gz", ".zst", ".parquet", ".arrow", ".safetensors"}
 
 
 def test_no_text_speaks_of_the_workplace(tree, root) -> None:

@@ -74,11 +74,11 @@ def generalised_advantages(
 def whitened(values_BT: Tensor, there_BT: Tensor, *, shift: bool = True) -> Tensor:
     """Return values with deviation 1 over all tokens, and mean 0 unless `shift` is off; zeros behind the ends.
 
-    The variance is the biased one, with 1e-8 added.
+    The variance is the unbiased one, with 1e-8 added, as in TRL.
     """
     count = there_BT.sum().clamp(min=1)
     mean = (values_BT * there_BT).sum() / count
-    variance = ((values_BT - mean).square() * there_BT).sum() / count
+    variance = ((values_BT - mean).square() * there_BT).sum() / (count - 1).clamp(min=1)
     return ((values_BT - mean) * torch.rsqrt(variance + 1e-8) + (0.0 if shift else mean)) * there_BT
 
 
