@@ -10,7 +10,6 @@ import torch
 from torch import Tensor, nn
 
 from headrace.errors import StaleError, VersionError
-from headrace.protocols import Table
 from headrace.publish.replica import Replica
 from headrace.store.shared_memory import SharedReader, SharedRows, SharedSpace
 from headrace.store.table_config import TableConfig, TableStats
@@ -60,26 +59,6 @@ class SpaceTable:
         """Return numbers about the table."""
         return self.space.stats(self.config.name)
 
-    def update(self, ids: Tensor, grads: Tensor, counts: Tensor, times: Tensor) -> None:
-        """Refuse: a table that serves does not learn."""
-        self._rows.update(ids, grads, counts, times)
-
-    def changes(self, since: int) -> RowChange:
-        """Return all rows; a table that serves keeps no history."""
-        return self.rows() if since == 0 else RowChange(*(tensor[:0] for tensor in _parts(self.rows())))
-
-    def mark(self) -> int:
-        """Return 0: there is no history to point into."""
-        return 0
-
-    def evict(self, before: int) -> int:
-        """Refuse: rows go when a change says so."""
-        self._rows.evict(before)
-
-
-def _parts(rows: RowChange) -> tuple[Tensor, Tensor, Tensor]:
-    return rows.ids, rows.rows, rows.removed
-
 
 class SharedReplica(Replica):
     """A replica whose versions other processes serve from the same memory.
@@ -97,8 +76,7 @@ class SharedReplica(Replica):
     def __init__(
         self, space: SharedSpace, tables: Mapping[str, SpaceTable], dense: nn.Module | Mapping[str, Tensor] | None
     ) -> None:
-        held: dict[str, Table] = dict(tables)
-        super().__init__(held, dense)
+        super().__init__(tables, dense)  # type: ignore[arg-type]  # all that a replica needs of a table is there
         self.space = space
 
     def _move(self, change: Change, tables: Mapping[str, RowChange], whole: bool) -> None:

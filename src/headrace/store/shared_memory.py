@@ -16,7 +16,7 @@ import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 import numpy as np
 import torch
@@ -292,23 +292,6 @@ class SharedRows:
     def __len__(self) -> int:
         with self._inside():
             return int(self._reader.native.rows(self._number))
-
-    def update(self, ids: Tensor, grads: Tensor, counts: Tensor, times: Tensor) -> NoReturn:
-        """Refuse: a shared table only serves."""
-        raise self._arguments.serving("update")
-
-    def changes(self, since: int) -> RowChange:
-        """Return all rows; a table that only serves keeps no history."""
-        require(since == 0, f"Table '{self.name}', changes", got=since, expected="0")
-        return self.rows()
-
-    def mark(self) -> int:
-        """Return 0: there is no history to point into."""
-        return 0
-
-    def evict(self, before: int) -> NoReturn:
-        """Refuse: rows go when a change says so."""
-        raise self._arguments.serving("evict")
 
     @contextlib.contextmanager
     def _inside(self) -> Iterator[None]:
