@@ -1,6 +1,6 @@
 """Finding candidates in a large catalogue: exact search, inverted lists and graphs, with what an update costs.
 
-    python benchmarks/retrieve.py [--quick] [--json]
+    python benchmarks/retrieve.py [--quick] [--items N] [--json]
 
 Vectors of 32 numbers and length one, in clusters as item embeddings are; queries ask for the 140 nearest of all, and of
 the twentieth part that a filter leaves. Times are those of one core. Recall is against the exact search. The last
@@ -188,14 +188,17 @@ def main() -> int:
     """Measure and print; 3 when a removed item was found."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--quick", action="store_true", help="10,000 items instead of 100,000")
+    parser.add_argument("--items", type=int, help="another size: searches alone, without graphs and whole requests")
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     record, sizes = ClaimRecord(), (10_000,) if arguments.quick else (100_000,)
-    peers = importlib.util.find_spec("usearch") is not None
+    if arguments.items:
+        sizes = (arguments.items,)
+    peers = not arguments.items and importlib.util.find_spec("usearch") is not None
     for items in sizes:
         searches(record, items, 50 if arguments.quick else 200, peers=peers)
-    for items in sizes:
+    for items in () if arguments.items else sizes:
         whole(record, items, 50 if arguments.quick else 200)
     cells = tuple((name, f"{figure['value']:.3f}", str(figure["unit"])) for name, figure in record.figures.items())
     record.tables.append(ClaimTable("Retrieval, one core", ("figure", "value", "unit"), cells))

@@ -9,13 +9,14 @@ from typing import cast
 
 from headrace.config import require
 from headrace.data import EmbeddedLog
+from headrace.errors import ConfigError
 from headrace.online.build import embedding, open_tables, seeded_model
 from headrace.online.config import OnlineConfig
 from headrace.online.layout import EVENTS
 from headrace.publish.replica import ServingTable
 from headrace.serve import RankPredictor
 from headrace.serve.catalogue import Catalogue
-from headrace.serve.item_vectors import ItemVectors, RowVectors, TowerVectors, item_feature, towers_in
+from headrace.serve.item_vectors import ItemVectors, RowVectors, TowerVectors, feature_of, towers_in
 from headrace.serve.near_index import open_index
 from headrace.serve.popularity import Popularity
 from headrace.serve.recommend import Recommender, Stage
@@ -92,7 +93,10 @@ def open_vectors(config: OnlineConfig, predictor: RankPredictor, settings: Recom
         return None
     tables = open_tables(config, serving=True)
     if settings.vectors == "rows":
-        feature = item_feature(config.schema)
+        feature = feature_of(predictor, config.schema.item)
+        if feature is None:
+            raise ConfigError("RecommendConfig, vectors", got="'rows', and no id feature of the item",
+                              expected=f"one that reads '{config.schema.item}'", do="Add IdFeature.")  # fmt: skip
         table = next(f.table for f in config.schema.id_features if f.name == feature)
         return RowVectors(predictor, feature, cast(ServingTable, tables[table]))
     ahead = seeded_model(config, embedding(config.schema, tables))

@@ -23,7 +23,7 @@ from headrace.serve.catalogue import Catalogue
 from headrace.serve.columns import Columns
 from headrace.serve.explore import Floats, Greedy, Policy, Slate, Thompson, best_first
 from headrace.serve.item_filters import ItemFilters
-from headrace.serve.item_vectors import as_rows
+from headrace.serve.item_vectors import RowReading, as_rows, feature_of
 from headrace.serve.metrics import Reading
 from headrace.serve.popularity import Popularity
 from headrace.serve.predictor import RankPredictor
@@ -83,15 +83,16 @@ class Stage:
         self.predictor, self.retriever = predictor, retriever
         found = [part for part in predictor.model.modules() if isinstance(part, LastLayerPosterior)]
         self.posterior = found[0] if found else None
-        features = [f for f in predictor.schema.id_features if f.columns == (user,)]
-        self._users = predictor.replica.tables.get(features[0].table) if features else None
+        self.feature = feature_of(predictor, user)
+        self._reading = None if self.feature is None else RowReading(predictor, [self.feature])
 
-    def knows(self, user: int | None) -> bool:
-        """Return whether the model has a row of a user; inside a `reading` block."""
-        contains = getattr(self._users, "contains", None)
-        if user is None or contains is None:
+    def knows(self, about: Mapping[str, pa.Array]) -> bool:
+        """Return whether the model has a row of the user of a wish; inside a `reading` block."""
+        if self._reading is None or self.feature is None:
             return False
-        return bool(contains(torch.tensor([user]))[0])
+        contains = getattr(self.predictor.replica.tables[self._reading.tables[self.feature]], "contains", None)
+        ids = self._reading.batch(as_rows(about, 1)).ids[self.feature].values
+        return contains is not None and len(ids) > 0 and bool(contains(ids).all())
 
     def spread(self, requests: Events) -> Floats | None:
         """Return what `Policy.choose` wants to know of uncertainty; inside a `reading` block."""
@@ -202,7 +203,8 @@ class Recommender:
         with stage.predictor.replica.reading() as version:
             view = stage.retriever.view
             allowed = self._allowed(wish, view.shelf, user)
-            free, known = int(np.count_nonzero(allowed)), stage.knows(user)
+            free = int(np.count_nonzero(allowed))
+            known = user is not None and stage.knows(wish.about)
             rows, sources = self._candidates(stage, view, wish, allowed, user, known)
             if not len(rows):
                 return Recommended(None, (), version.number, self._policy(wish).name, 0, free, known)
