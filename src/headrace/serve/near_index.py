@@ -60,12 +60,12 @@ class ListIndex:
         self._faiss: Any = faiss
         self._index: Any = None
         self._held = np.zeros(0, dtype=np.bool_)
-        self._put = 0
+        self._put = self._count = 0
         self._gate = Gate()
 
     def __len__(self) -> int:
         """Return how many vectors there are."""
-        return int(self._held.sum())
+        return self._count
 
     def put(self, rows: Ints, vectors: Tensor) -> None:
         """Add vectors (N, K), or put them in place of those of the same rows."""
@@ -83,7 +83,7 @@ class ListIndex:
             with self._gate.alone():
                 self._drop(some)
                 self._index.add_with_ids(chunk, some)
-                self._hold(some, True)
+                self._hold(some)
 
     def remove(self, rows: Ints) -> None:
         """Remove rows; those that are not there are no error."""
@@ -105,13 +105,16 @@ class ListIndex:
         if len(gone):
             self._index.remove_ids(gone)
             self._held[gone] = False
+            self._count -= len(gone)
 
-    def _hold(self, rows: Ints, held: bool) -> None:
+    def _hold(self, rows: Ints) -> None:
+        """Take note of rows that were not held."""
         if len(rows) and int(rows.max()) >= len(self._held):
             grown = np.zeros(max(int(rows.max()) + 1, 2 * len(self._held)), dtype=np.bool_)
             grown[: len(self._held)] = self._held
             self._held = grown
-        self._held[rows] = held
+        self._held[rows] = True
+        self._count += len(rows)
 
     def _rebuild(self, rows: Ints, values: Floats, *, keep: bool) -> None:
         """Find centres for what is held and what comes, and put all of it into new lists, beside searches."""
@@ -131,8 +134,8 @@ class ListIndex:
         effort = self._effort(made, values, draw)
         made.nprobe = effort
         with self._gate.alone():
-            self._index, self._held = made, np.zeros(0, dtype=np.bool_)
-            self._hold(rows, True)
+            self._index, self._held, self._count = made, np.zeros(0, dtype=np.bool_), 0
+            self._hold(rows)
         self.lists, self.looked_into, self.trained, self._put = cells, effort, total, 0
 
     def _effort(self, made: Any, values: Floats, draw: np.random.Generator) -> int:
