@@ -21,7 +21,16 @@ from starlette.routing import Route
 
 from headrace.data.log import EmbeddedLog
 from headrace.errors import DataError
-from headrace.serve import AccessConfig, AuditLog, ServeConfig, TokenBook, create_app, make_token
+from headrace.serve import (
+    AccessConfig,
+    AuditLog,
+    Client,
+    ClientConfig,
+    ServeConfig,
+    TokenBook,
+    create_app,
+    make_token,
+)
 from headrace.serve.door import ADMIN, Refusal
 from headrace.serve.openapi import Operation
 
@@ -364,6 +373,52 @@ def test_a_repeated_action_of_many_at_a_time_counts_once(shared) -> None:
     assert sum(answer["accepted"] for answer in answers) == 1
     assert sum(answer["duplicates"] for answer in answers) == 39
     assert shared.log.rows("events") == before + 1
+
+
+def test_what_a_slow_disk_refuses_was_not_taken_and_what_it_accepts_was(make_house, monkeypatch) -> None:
+    house = make_house(ServeConfig(max_waiting=2))
+    real = EmbeddedLog.transaction
+
+    def slow(log: EmbeddedLog) -> object:
+        time.sleep(0.02)
+        return real(log)
+
+    monkeypatch.setattr(EmbeddedLog, "transaction", slow)
+    keys = [f"k{n}" for n in range(120)]
+
+    def send(key: str) -> int:
+        answer = house.http.post("/v1/feedback", json={"key": key, "kind": "click", "item": "a"})
+        assert answer.status_code == 202 or answer.headers["retry-after"] == "1"
+        return answer.status_code
+
+    with ThreadPoolExecutor(16) as pool:
+        statuses = dict(zip(keys, pool.map(send, keys), strict=True))
+    assert set(statuses.values()) == {202, 503}
+    assert sorted(house.logged().column("key").to_pylist()) == sorted(key for key in keys if statuses[key] == 202)
+    client = Client(house.client.url, config=ClientConfig(retries=50, wait_s=0.01))
+    monkeypatch.setattr("headrace.serve.client.time.sleep", lambda s, wait=time.sleep: wait(min(s, 0.02)))
+    with ThreadPoolExecutor(16) as pool:  # a client that waits and asks again gets all of them in, each once
+        list(pool.map(lambda key: client.feedback({"key": key, "kind": "click", "item": "a"}), keys))
+    client.close()
+    assert sorted(house.logged().column("key").to_pylist()) == sorted(keys)
+
+
+def test_a_learner_that_is_too_far_behind_is_waited_for(guard) -> None:
+    house = guard(ServeConfig(max_backlog_rows=10))
+    waiting = 11
+    house.app.state.service.pressure.backlog = lambda: waiting
+
+    async def ask() -> list[httpx.Response]:
+        nonlocal waiting
+        async with house.client() as client:
+            first = await client.post("/v1/feedback", json=CLICK, headers=house.bearers["web"])
+            waiting = 9
+            await asyncio.sleep(0.3)  # it looks four times a second
+            return [first, await client.post("/v1/feedback", json=CLICK, headers=house.bearers["web"])]
+
+    first, second = asyncio.run(ask())
+    assert (first.status_code, first.headers["retry-after"], second.status_code) == (503, "5", 202)
+    assert second.json() == {"accepted": 1, "duplicates": 0}
 
 
 def test_the_document_is_json(shared) -> None:
