@@ -101,6 +101,7 @@ bench-freshness: build
 peers: venv
 	@scripts/peers.sh
 	@scripts/peers_serve.sh
+	@scripts/peers_rlhf.sh
 
 docs: venv
 	@NO_MKDOCS_2_WARNING=1 $(PY) -m mkdocs build --strict

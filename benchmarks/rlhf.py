@@ -1,10 +1,13 @@
-"""Language models: generation beside `transformers.generate`, with the same weights, on one thread.
+"""Language models: generation beside `transformers.generate`, and PPO beside TRL's, on one thread.
 
-    python benchmarks/rlhf.py [--quick] [--json] [--repeats 9]
+    python benchmarks/rlhf.py [--quick] [--json] [--repeats 9] [--part generate|ppo]
 
-Ours and theirs take turns in one process; the time is CPU time of that process, and a figure is the median ratio of
-neighbouring turns. Prompts have 16 tokens and completions exactly 48, drawn at temperature 1, so no row leaves early.
-Needs the extra `language`; without it the figures are null.
+Ours and theirs take turns; the time is CPU time of the process that works, and a figure is the median ratio of
+neighbouring turns. Generation: the same weights, prompts of 16 tokens and completions of exactly 48, drawn at
+temperature 1, so no row leaves early. PPO: whole iterations (completions, rewards, learning, the next version) with a
+policy, a reference, a critic and a reward model of one size, four epochs over a rollout, no early end; once with a
+critic of its own, as the peer's is, and once with one that shares the policy's trunk, which the peer has not.
+Needs the extra `language`, and `scripts/peers_rlhf.sh` for TRL; figures of a peer that is not there are left out.
 """
 
 from __future__ import annotations
@@ -12,15 +15,19 @@ from __future__ import annotations
 import argparse
 import importlib.util
 import json
+import os
 import statistics
+import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from rlhf_contenders.ours import iteration
 from torch import Tensor
 
 from headrace.evaluate import ClaimRecord, ClaimTable, Goal
@@ -36,6 +43,9 @@ SIZES = {
 }
 GOALS = {("1m", 1): 3.0, ("5m", 1): 1.6, ("1m", 64): 1.3, ("5m", 64): 1.1}
 PROMPT, NEW = 16, 48
+PPO_ROWS, PPO_NEW, PPO_EPOCHS = 64, 32, 4
+ROOT = Path(__file__).resolve().parents[1]
+TRL = ROOT / "build" / "peers" / "rlhf" / "bin" / "python"
 
 
 def cpu_s(work: Callable[[], object]) -> float:
@@ -130,25 +140,88 @@ def measure(name: str, rows: int, repeats: int, record: ClaimRecord, *, peer: An
     return (*cells, f"{tokens / bound_s(settings, rows):,.0f}", f"{error:.1e}")
 
 
-def main() -> int:
-    """Measure and print; 3 when a goal was missed."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--quick", action="store_true", help="three turns, without goals")
-    parser.add_argument("--json", action="store_true", help="print one JSON object")
-    parser.add_argument("--repeats", type=int, default=9, help="turns of each")
-    arguments = parser.parse_args()
-    torch.set_num_threads(1)
-    repeats = 3 if arguments.quick else arguments.repeats
+def measure_generation(repeats: int, record: ClaimRecord) -> None:
+    """Measure generation of every size and batch."""
     peer = reference if importlib.util.find_spec("transformers") else None
-    record, rows, errors = ClaimRecord(), [], []
-    for name in SIZES:
-        for batch in (1, 8, 64):
-            rows.append(measure(name, batch, repeats, record, peer=peer))
-            errors.append(float(rows[-1][-1]))
+    rows = [measure(name, batch, repeats, record, peer=peer) for name in SIZES for batch in (1, 8, 64)]
+    errors = [float(row[-1]) for row in rows]
     record.add("logprob_error", Estimate(max(errors), None, None, 0.0, 0.0, len(errors)), unit="nat",
                goal=Goal("<=", 1e-4))  # fmt: skip
     heads = ("model", "ours, tokens/CPU-s", "transformers", "ratio", "products alone", "log-prob error")
     record.tables.append(ClaimTable(f"Generation, {PROMPT} + {NEW} tokens", heads, tuple(rows)))
+
+
+class TRLProcess:
+    """TRL's trainer in an environment of its own, an iteration at a time."""
+
+    def __init__(self, settings: CausalSettings, iterations: int) -> None:
+        model = {"vocab_size": settings.vocabulary, "hidden_size": settings.width, "intermediate_size": settings.hidden,
+                 "num_hidden_layers": settings.layers, "num_attention_heads": settings.heads,
+                 "num_key_value_heads": settings.key_heads, "max_position_embeddings": settings.max_length,
+                 "tie_word_embeddings": settings.tied}  # fmt: skip
+        asked = {"model": model, "rows": PPO_ROWS, "prompt": PROMPT, "new": PPO_NEW, "epochs": PPO_EPOCHS,
+                 "iterations": iterations + 1}  # fmt: skip
+        script = ROOT / "benchmarks" / "rlhf_contenders" / "trl_ppo.py"
+        self._process = subprocess.Popen(
+            [str(TRL), str(script), json.dumps(asked)], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL, text=True, env={**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"},
+        )  # fmt: skip
+
+    def __call__(self) -> float:
+        """Take an iteration and return its CPU time."""
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        self._process.stdin.write("go\n")
+        self._process.stdin.flush()
+        return float(json.loads(self._process.stdout.readline())["cpu_s"])
+
+    def close(self) -> None:
+        """End the process."""
+        self._process.kill()
+        self._process.communicate()
+
+
+def measure_ppo(repeats: int, record: ClaimRecord) -> list[tuple[str, ...]]:
+    """Measure whole PPO iterations of the small model; return rows of the table."""
+    settings, tokens = SIZES["1m"], PPO_ROWS * PPO_NEW
+    works = {name: iteration(settings, PPO_ROWS, PROMPT, PPO_NEW, epochs=PPO_EPOCHS, shared=name == "shared trunk")
+             for name in ("own critic", "shared trunk")}  # fmt: skip
+    peer = TRLProcess(settings, repeats + 1) if TRL.exists() else None
+    times: dict[str, list[float]] = {name: [] for name in (*works, "TRL")}
+    for turn in range(repeats + 1):  # the first turn is for warming up
+        for name, work in works.items():
+            times[name] += [cpu_s(work)][: turn and 1]
+        if peer is not None:
+            times["TRL"] += [peer()][: turn and 1]
+    if peer is None:
+        return [(name, f"{tokens / statistics.median(times[name]):,.0f}", "not installed", "-") for name in works]
+    peer.close()
+    rows, theirs = [], f"{tokens / statistics.median(times['TRL']):,.0f}"
+    for name, figure, goal in (("own critic", "ppo_vs_trl/own_critic", None),
+                               ("shared trunk", "ppo_vs_trl", Goal(">=", 1.5))):  # fmt: skip
+        ratio = median_ratio(times["TRL"], times[name])
+        record.add(figure, ratio, unit="x", goal=goal)
+        rows.append((name, f"{tokens / statistics.median(times[name]):,.0f}", theirs, f"{ratio.value:.2f}"))
+    return rows
+
+
+def main() -> int:
+    """Measure and print; 3 when a goal was missed."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--quick", action="store_true", help="two turns, generation only")
+    parser.add_argument("--json", action="store_true", help="print one JSON object")
+    parser.add_argument("--repeats", type=int, default=9, help="turns of each")
+    parser.add_argument("--part", choices=["generate", "ppo"], help="measure this alone")
+    arguments = parser.parse_args()
+    torch.set_num_threads(1)
+    repeats = 2 if arguments.quick else arguments.repeats
+    record = ClaimRecord()
+    if arguments.part != "ppo":
+        measure_generation(repeats, record)
+    if arguments.part == "ppo" or not (arguments.part or arguments.quick):
+        heads = ("critic", "ours, tokens/CPU-s", "TRL", "ratio")
+        rows = tuple(measure_ppo(repeats, record))
+        record.tables.append(ClaimTable(f"PPO, {PPO_ROWS} completions of {PPO_NEW} tokens", heads, rows))
     result = record.to_json({"prompt": PROMPT, "new": NEW, "repeats": repeats, "threads": 1})
     print(json.dumps(result, indent=2) if arguments.json else render_tables(result))
     return 3 if any(figure["holds"] is False for figure in record.figures.values()) else 0

@@ -1,0 +1,1 @@
+"""Peers of the language benchmark; each runs in an environment of its own."""

@@ -1,0 +1,42 @@
+"""The language benchmark's figures, on a tiny model and without peers of their own environment."""
+
+from __future__ import annotations
+
+import importlib.util
+import sys
+from pathlib import Path
+
+import pytest
+
+from headrace.evaluate import ClaimRecord
+from headrace.nn import CausalSettings
+
+BENCHMARKS = Path(__file__).resolve().parents[2] / "benchmarks"
+
+
+@pytest.fixture
+def rlhf(monkeypatch):
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    spec = importlib.util.spec_from_file_location("rlhf_benchmark", BENCHMARKS / "rlhf.py")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules["rlhf_benchmark"] = module
+    spec.loader.exec_module(module)
+    tiny = CausalSettings(vocabulary=64, width=16, layers=1, heads=2, max_length=128)
+    monkeypatch.setattr(module, "SIZES", {"1m": tiny})
+    return module
+
+
+def test_generation_has_its_figures(rlhf) -> None:
+    pytest.importorskip("transformers", reason="the extra 'language' is not installed")
+    record = ClaimRecord()
+    rlhf.measure_generation(1, record)
+    assert {f"generate_vs_transformers/batch_{rows}/1m" for rows in (1, 8, 64)} <= set(record.figures)
+    assert record.figures["logprob_error"]["holds"] is True
+
+
+def test_our_iteration_runs_without_the_peer(rlhf, monkeypatch) -> None:
+    monkeypatch.setattr(rlhf, "TRL", BENCHMARKS / "nowhere")
+    monkeypatch.setattr(rlhf, "PPO_ROWS", 8)
+    rows = rlhf.measure_ppo(1, ClaimRecord())
+    assert [row[0] for row in rows] == ["own critic", "shared trunk"]
+    assert all(row[2] == "not installed" for row in rows)
