@@ -11,7 +11,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
 SMALL = {"first_loop.py": "300", "loop_by_hand.py": "400", "serve_and_click.py": "250", "several_ranks.py": "20",
-         "shop.py": "60", "news_feed.py": "60", "writer_with_rewards.py": "4"}  # fmt: skip
+         "shop.py": "30", "news_feed.py": "30", "writer_with_rewards.py": "4"}  # fmt: skip
 
 
 @pytest.mark.parametrize("name", sorted(path.name for path in (ROOT / "examples").glob("*.py")))
