@@ -34,6 +34,7 @@ from headrace.serve.follow import Follower
 from headrace.serve.metrics import Reading
 from headrace.serve.predictor import RankPredictor
 from headrace.serve.refusals import Refusal
+from headrace.serve.standing import standing_facts
 from headrace.types import Events
 
 Integers = npt.NDArray[np.int64]
@@ -350,6 +351,7 @@ def _described(arm: Arm, share: float, propensity: float) -> dict[str, object]:
                                 "parent": arm.predictor.version.parent, "state": arm.state()}  # fmt: skip
     if arm.follower is not None:
         found |= {"published": arm.follower.published, "lag_versions": arm.follower.lag}
+        found |= standing_facts(arm.follower.source)
         if arm.follower.error:
             found["error"] = arm.follower.error
     return found

@@ -33,6 +33,7 @@ def _operations(door: Door) -> tuple[Operation, Operation]:
             "version": {"type": "integer", "minimum": -1}, "parent": {"type": "integer", "minimum": -1},
             "state": {"type": "string"}, "published": {"type": "integer", "minimum": -1},
             "lag_versions": {"type": "integer", "minimum": 0}, "error": {"type": "string"},
+            "held_back": {"type": "object"},
         },
     }  # fmt: skip
     answer = {"type": "object", "required": ["split_by", "arms"],
