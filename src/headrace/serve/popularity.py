@@ -39,6 +39,7 @@ class Popularity:
         self._shown, self._acted, self._ever = np.zeros(0), np.zeros(0), np.zeros(0)
         self._since: int | None = None
         self._newest = 0
+        self._held: tuple[Shelf, Ints] | None = None
         self._lock = threading.Lock()
 
     def watch(self, shelf: Shelf) -> None:
@@ -51,6 +52,7 @@ class Popularity:
                 for counts in (self._shown, self._acted, self._ever)
             )
             self._places = {name: place for place, name in enumerate(alive.tolist())}
+            self._held = None
 
     def add(self, shown: Ints, acted: Ints, time: int) -> None:
         """Count items that were shown and acted on at a time (µs)."""
@@ -69,7 +71,7 @@ class Popularity:
         and not only because it was shown to many. Rows without an item have -1.
         """
         with self._lock:
-            places = np.array([self._places.get(name, -1) for name in shelf.hashes.tolist()], dtype=np.int64)
+            places = self._places_of(shelf)
             known = shelf.alive & (places >= 0)
             weight = self._weight(self._newest)
             shown, acted, ever = (_at(counts, places, known) for counts in (self._shown, self._acted, self._ever))
@@ -78,6 +80,13 @@ class Popularity:
         mean = float(acted.sum()) / total if total else 0.0
         rate = (acted + PRIOR_SHOWN * mean) / (shown + PRIOR_SHOWN)
         return np.where(shelf.alive, acted * rate, -1.0), np.where(shelf.alive, ever, -1.0)
+
+    def _places_of(self, shelf: Shelf) -> Ints:
+        """Return where the counts of every row stand, -1 without; kept until there is another shelf."""
+        if self._held is None or self._held[0] is not shelf:
+            found = np.array([self._places.get(name, -1) for name in shelf.hashes.tolist()], dtype=np.int64)
+            self._held = (shelf, found)
+        return self._held[1]
 
     def _weight(self, time: int) -> float:
         if self._since is None:
