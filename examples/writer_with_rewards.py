@@ -24,7 +24,7 @@ from headrace.data import (
     TokenCollator,
     completion_batch,
     text_batch,
-    token_column,
+    text_examples,
 )
 from headrace.feedback import RewardFeedback, TextReward
 from headrace.learn import KLControl, ManifestCheckpoint, PolicyConfig, PolicyLearner, dense_learner
@@ -65,8 +65,7 @@ def base_model(codec: TextCodec, texts: list[str]) -> CausalTransformer:
     model = CausalTransformer(CausalSettings(vocabulary=codec.vocabulary, width=48, layers=2, heads=3, max_length=48))
     adam = clip_norm(torch.optim.AdamW(model.parameters(), lr=5e-3), 1.0)
     learner = dense_learner(model, adam, NextToken())
-    tokens = rows("example", len(texts), tokens=token_column(codec.encode(texts, begin=True, end=True)))
-    for batch in text_batch(tokens).split(64):
+    for batch in text_batch(text_examples(texts, codec, 48)).split(64):
         loss = learner.learn(batch)
     print(f"base model: perplexity {loss.parts['perplexity']:.2f}")
     return model

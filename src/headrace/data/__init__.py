@@ -2,7 +2,14 @@
 
 from headrace.data.adaptive_weights import AdaptiveWeights
 from headrace.data.collate import Collator, collate
-from headrace.data.completions import TokenCollator, completion_batch, preference_batch, text_batch, token_batch
+from headrace.data.completions import (
+    TokenCollator,
+    completion_batch,
+    preference_batch,
+    text_batch,
+    text_examples,
+    token_batch,
+)
 from headrace.data.erasure_book import Erasure, ErasureBook
 from headrace.data.evolution import Evolution, plan
 from headrace.data.example_files import ExampleFiles
@@ -119,6 +126,7 @@ __all__ = [
     "sha256",
     "spanning_weights",
     "text_batch",
+    "text_examples",
     "token_batch",
     "token_column",
     "tokens_of",

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from itertools import pairwise
 
 import numpy as np
 import pyarrow as pa
@@ -11,7 +12,8 @@ from torch import Tensor
 
 from headrace.config import require
 from headrace.data.hashing import example_ids, hash_strings
-from headrace.data.token_columns import COMPLETION, ENDED, LOG_PROBS, PROMPT, numbers_of, tokens_of
+from headrace.data.text import TextCodec
+from headrace.data.token_columns import COMPLETION, ENDED, LOG_PROBS, PROMPT, numbers_of, token_column, tokens_of
 from headrace.errors import ConfigError, DataError, JoinError, SchemaError
 from headrace.types import Batch, Events, Jagged, State
 
@@ -61,6 +63,33 @@ def text_batch(rows: Events) -> Batch:
     """
     names = [TOKENS, *([TAUGHT] if TAUGHT in rows.names else [])]
     return token_batch(rows, {name: tokens_of(rows, name) for name in names}, {}, label=1.0)
+
+
+def text_examples(texts: Sequence[str], codec: TextCodec, length: int, *, name: str = "text") -> Events:
+    """Return texts as rows for `text_batch`: tokens with begin and end, long texts cut into pieces of `length` tokens.
+
+    A row is a piece: `key` says which text, `item` which piece of it. Nothing is lost at a cut, except that the next
+    piece does not see what stood before it.
+
+    Args:
+        texts: Texts.
+        codec: Turns them to tokens.
+        length: Most tokens of a row; at most the model's `max_length`.
+        name: Begins every key; give every part of a corpus another one.
+
+    Raises:
+        ConfigError: If the length is below 2: a single token teaches nothing.
+    """
+    require(length >= 2, "text_examples, length", got=length, expected="2 or more")
+    tokens = codec.encode(texts, begin=codec.begin is not None, end=codec.end is not None)
+    keys, items, starts = list[str](), list[str](), [0]
+    for row, (begin, end) in enumerate(pairwise(tokens.offsets.tolist())):
+        for piece, at in enumerate(range(begin, end, length)):
+            keys.append(f"{name}/{row}")
+            items.append(str(piece))
+            starts.append(min(at + length, end))
+    columns = {"key": keys, "kind": ["example"] * len(keys), "event_time": [0] * len(keys), "item": items}
+    return Events.from_columns({**columns, TOKENS: token_column(Jagged(tokens.values, torch.tensor(starts)))})
 
 
 def token_batch(rows: Events, ids: dict[str, Jagged], extra: dict[str, Tensor], *, label: float = 0.0) -> Batch:

@@ -88,7 +88,7 @@ class TextCodec:
         return TextCodec(tokenizer)
 
     @staticmethod
-    def load(folder: Path | str) -> TextCodec:
+    def read(folder: Path | str) -> TextCodec:
         """Return the codec of a folder: one of ours, or the `tokenizer.json` of a published model.
 
         Raises:
@@ -98,7 +98,7 @@ class TextCodec:
         folder = Path(folder)
         if not (folder / TOKENIZER).is_file():
             raise ConfigError(f"Folder {folder}", got="no tokenizer", expected=TOKENIZER,
-                              do="Save the codec there, or name the model's folder.")  # fmt: skip
+                              do="Write the codec there, or name the model's folder.")  # fmt: skip
         settings: Mapping[str, Any] = {}
         tokenizers = _package()
         try:
@@ -109,7 +109,7 @@ class TextCodec:
             raise CorruptSnapshot(f"Tokenizer in {folder}", got=str(error), expected="a whole tokenizer") from error
         return TextCodec(tokenizer, begin=_content(settings.get("bos_token")), end=_content(settings.get("eos_token")))
 
-    def save(self, folder: Path | str) -> Path:
+    def write(self, folder: Path | str) -> Path:
         """Write `tokenizer.json` and what `transformers` needs beside it; return the folder."""
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)

@@ -82,7 +82,7 @@ class KLControl:
             Ziegler et al. 2019, "Fine-Tuning Language Models from Human Preferences".
 
         Example:
-            >>> KLControl(target=6.0, horizon=1000).moved(0.1, 12.0, 100)
+            >>> round(KLControl(target=6.0, horizon=1000).moved(0.1, 12.0, 100), 6)
             0.102
         """
         if self.target is None or self.horizon is None:

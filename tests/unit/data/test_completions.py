@@ -10,12 +10,14 @@ from headrace.data import (
     EventJoin,
     EventJoiner,
     JoinConfig,
+    TextCodec,
     TokenCollator,
     completion_batch,
     jagged,
     number_column,
     preference_batch,
     text_batch,
+    text_examples,
     token_column,
 )
 from headrace.errors import ConfigError, DataError, JoinError, SchemaError
@@ -138,6 +140,21 @@ def test_pairs_and_texts_become_batches() -> None:
         )
     )
     assert texts.ids["taught"].values.tolist() == [0, 1, 1, 0, 0, 1]
+
+
+def test_long_texts_are_cut_and_nothing_is_lost() -> None:
+    pytest.importorskip("tokenizers", reason="the extra 'language' is not installed")
+    codec = TextCodec.trained(["the cat sat on the mat"] * 9, 280)
+    texts = ["the cat sat on the mat, the cat sat", "", "a cat"]
+    rows = text_examples(texts, codec, 5)
+    batch, whole = text_batch(rows), codec.encode(texts, begin=True, end=True)
+    assert torch.equal(batch.ids["tokens"].values, whole.values)
+    lengths = batch.ids["tokens"].offsets.diff().tolist()
+    assert max(lengths) == 5
+    assert rows.column("key").to_pylist().count("text/1") == 1
+    assert len(set(batch.example_ids.tolist())) == len(rows)
+    with pytest.raises(ConfigError, match="length"):
+        text_examples(texts, codec, 1)
 
 
 def test_rows_that_cannot_be_read_are_refused_and_not_taken() -> None:

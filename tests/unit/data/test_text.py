@@ -72,7 +72,7 @@ def test_bad_messages_and_unknown_tokens_are_refused() -> None:
 
 
 def test_saved_and_loaded_it_is_the_same(tmp_path) -> None:
-    again = TextCodec.load(CODEC.save(tmp_path))
+    again = TextCodec.read(CODEC.write(tmp_path))
     assert torch.equal(
         again.encode(CORPUS, begin=True, end=True).values, CODEC.encode(CORPUS, begin=True, end=True).values
     )
@@ -82,14 +82,14 @@ def test_saved_and_loaded_it_is_the_same(tmp_path) -> None:
     )
     (tmp_path / "tokenizer.json").write_text("{")
     with pytest.raises(CorruptSnapshot, match="whole tokenizer"):
-        TextCodec.load(tmp_path)
+        TextCodec.read(tmp_path)
     with pytest.raises(ConfigError, match="no tokenizer"):
-        TextCodec.load(tmp_path / "nowhere")
+        TextCodec.read(tmp_path / "nowhere")
 
 
 def test_transformers_reads_it_and_frames_conversations_alike(tmp_path) -> None:
     transformers = pytest.importorskip("transformers", reason="the extra 'language' is not installed")
-    theirs = transformers.AutoTokenizer.from_pretrained(str(CODEC.save(tmp_path)), local_files_only=True)
+    theirs = transformers.AutoTokenizer.from_pretrained(str(CODEC.write(tmp_path)), local_files_only=True)
     assert theirs.encode("the cat sat", add_special_tokens=False) == CODEC.encode(["the cat sat"]).values.tolist()
     messages = [{"role": "user", "content": "the cat"}, {"role": "assistant", "content": "sat"}]
     framed = theirs.apply_chat_template(messages, tokenize=True, add_generation_prompt=True)
