@@ -48,6 +48,7 @@ class PackedDecoder:
     @torch.no_grad()
     def __init__(self, settings: CausalSettings, rotation: Tensor, weights: Mapping[str, Tensor]) -> None:
         self.settings, self.turns = settings, torch.view_as_complex(rotation)
+        self.epsilon = torch.full((1,), settings.epsilon)
         self.embedding = weights["embedding.weight"].clone()
         table = weights.get("output.weight", self.embedding)
         self.output = _turned(table * weights["last_norm.weight"])
@@ -116,6 +117,7 @@ class PackedDecoding:
         self._values = [empty(rows, keys, self._end, width) for _ in decoder.layers]
         missing_B = longest - lengths_B
         self._missing_B = None if not bool(missing_B.any()) else missing_B
+        self._look()
         self._hidden = None if self._missing_B is None else _hidden(missing_B, self._end, keys, decoder.embedding.dtype)
         self.logits = self._read(prompts)
 
@@ -159,12 +161,11 @@ class PackedDecoding:
         turn = decoder.turns[place if self._missing_B is None else place - self._missing_B.unsqueeze(1)]
         hidden = None if self._hidden is None else self._hidden[: shape[0], :, : place + 1]
         states = decoder.embedding[tokens_B]
-        for layer, kept_keys, kept_values in zip(decoder.layers, self._keys, self._values, strict=True):
+        for layer, seen, told in zip(decoder.layers, self._seen, self._told, strict=True):
             projected = self._projected(layer, states, turn)
-            kept_keys[:rows, :, :, place] = projected[:, heads:keyed]
-            kept_values[:rows, :, place] = projected[:, keyed:]
-            seen, told = kept_keys[:rows].flatten(0, 1)[..., : place + 1], kept_values[:rows].flatten(0, 1)
-            scores = torch.bmm(projected[:, :heads].reshape(shape), seen)
+            seen[:, :, place] = projected[:, heads:keyed].reshape(shape[0], -1)
+            told[:, place] = projected[:, keyed:].reshape(shape[0], -1)
+            scores = torch.bmm(projected[:, :heads].reshape(shape), seen[:, :, : place + 1])
             if hidden is not None:
                 scores += hidden
             found = torch.bmm(torch.softmax(scores, -1), told[:, : place + 1])
@@ -185,35 +186,41 @@ class PackedDecoding:
             self._missing_B = self._missing_B[rows]
             self._hidden = _hidden(self._missing_B, self._end, self._decoder.settings.key_heads, self.logits.dtype)
         self._rows, self.logits = len(rows), self.logits[rows]
+        self._look()
+
+    def _look(self) -> None:
+        """Keep views of the keys (B * K, W, T) and values (B * K, T, W) of the rows that go on."""
+        self._seen = [keys[: self._rows].flatten(0, 1) for keys in self._keys]
+        self._told = [values[: self._rows].flatten(0, 1) for values in self._values]
 
     def _projected(self, layer: _Layer, states: Tensor, turn: Tensor) -> Tensor:
         """Return queries, keys and values as heads (N, H + 2K, W), queries and keys turned to their positions."""
         sizes = self._decoder.settings
-        qkv = torch.mm(_normed(states, sizes.epsilon), layer.qkv)
+        qkv = torch.mm(_normed(states, self._decoder.epsilon), layer.qkv)
         if layer.qkv_bias is not None:
             qkv += layer.qkv_bias
         heads = qkv.view(len(states), -1, sizes.head_width)
         both = heads[:, : sizes.heads + sizes.key_heads]
         if layer.head_norms is not None:
-            both.copy_(_normed(both, sizes.epsilon).mul_(layer.head_norms))
-        torch.view_as_complex(torch.unflatten(both, -1, (-1, 2))).mul_(turn)
+            both.copy_(_normed(both, self._decoder.epsilon).mul_(layer.head_norms))
+        torch.view_as_complex(both.view(len(states), both.shape[1], -1, 2)).mul_(turn)
         return heads
 
     def _finished(self, layer: _Layer, states: Tensor, found: Tensor) -> Tensor:
         """Add what attention found, and the gated units, to the stream."""
         sizes = self._decoder.settings
         states = torch.addmm(states, found, layer.out)
-        both = torch.mm(_normed(states, sizes.epsilon), layer.gate_up)
+        both = torch.mm(_normed(states, self._decoder.epsilon), layer.gate_up)
         return torch.addmm(states, silu(both[:, : sizes.hidden]).mul_(both[:, sizes.hidden :]), layer.down)
 
     def _output(self, states: Tensor) -> Tensor:
-        return torch.mm(_normed(states, self._decoder.settings.epsilon), self._decoder.output)
+        return torch.mm(_normed(states, self._decoder.epsilon), self._decoder.output)
 
 
-def _normed(values: Tensor, epsilon: float) -> Tensor:
+def _normed(values: Tensor, epsilon: Tensor) -> Tensor:
     """Divide by the root of the mean square over the last axis: half the calls of `rms_norm` on a CPU."""
     length = torch.linalg.vector_norm(values, dim=-1, keepdim=True)
-    return values * torch.addcmul(length.new_full((1,), epsilon), length, length, value=1.0 / values.shape[-1]).rsqrt_()
+    return values * torch.addcmul(epsilon, length, length, value=1.0 / values.shape[-1]).rsqrt_()
 
 
 def _turned(weight: Tensor) -> Tensor:
