@@ -11,6 +11,7 @@
 #include <nanobind/stl/unique_ptr.h>
 #include <nanobind/stl/vector.h>
 
+#include <algorithm>
 #include <memory>
 #include <string>
 #include <tuple>
@@ -36,32 +37,42 @@ using score::RankReader;
 // A column as Arrow keeps it, one value for every candidate: kind, offsets (texts only), values as bytes.
 using Written = std::tuple<int32_t, Octets, Octets>;
 
+// So many numbers: one of them again and again if it is shared, else all.
 template <typename T>
-void Append(std::vector<uint8_t>& bytes, const T& value) {
-  const auto* from = reinterpret_cast<const uint8_t*>(&value);
-  bytes.insert(bytes.end(), from, from + sizeof(T));
+std::vector<uint8_t> Spread(const std::vector<T>& values, bool shared, size_t rows) {
+  std::vector<uint8_t> bytes(rows * sizeof(T));
+  auto* to = reinterpret_cast<T*>(bytes.data());
+  if (shared) {
+    std::fill_n(to, rows, values[0]);
+  } else {
+    std::copy_n(values.data(), rows, to);
+  }
+  return bytes;
 }
 
-Written WriteColumn(const RankBody& body, int number) {
-  const Column& column = body.columns[static_cast<size_t>(number)];
-  std::vector<uint8_t> offsets, values;
-  const auto rows = column.from == Column::From::kNowhere ? size_t{0} : static_cast<size_t>(body.rows);
-  const bool shared = column.from == Column::From::kShared;
-  int32_t end = 0;
-  if (column.is == Column::Is::kText) Append(offsets, end);
+Written WriteTexts(const Column& column, bool shared, size_t rows) {
+  size_t total = 0;
+  for (size_t row = 0; row < rows; ++row) total += column.texts[shared ? 0 : row].size();
+  std::vector<uint8_t> offsets((rows + 1) * sizeof(int32_t)), values(total);
+  auto* ends = reinterpret_cast<int32_t*>(offsets.data());
+  ends[0] = 0;
   for (size_t row = 0; row < rows; ++row) {
-    const size_t at = shared ? 0 : row;
-    if (column.is == Column::Is::kText) {
-      const std::string_view text = column.texts[at];
-      values.insert(values.end(), text.begin(), text.end());
-      Append(offsets, end += static_cast<int32_t>(text.size()));
-    } else if (column.is == Column::Is::kInteger) {
-      Append(values, column.ids[at]);
-    } else {
-      Append(values, column.numbers[at]);
-    }
+    const std::string_view text = column.texts[shared ? 0 : row];
+    std::copy(text.begin(), text.end(), reinterpret_cast<char*>(values.data()) + ends[row]);
+    ends[row + 1] = ends[row] + static_cast<int32_t>(text.size());
   }
   return {static_cast<int32_t>(column.is), OwnOctets(std::move(offsets)), OwnOctets(std::move(values))};
+}
+
+// REQUIRES: the body has the column.
+Written WriteColumn(const RankBody& body, int number) {
+  const Column& column = body.columns[static_cast<size_t>(number)];
+  const auto rows = static_cast<size_t>(body.rows);
+  const bool shared = column.from == Column::From::kShared;
+  if (column.is == Column::Is::kText) return WriteTexts(column, shared, rows);
+  auto values = column.is == Column::Is::kInteger ? Spread(column.ids, shared, rows)
+                                                  : Spread(column.numbers, shared, rows);
+  return {static_cast<int32_t>(column.is), OwnOctets({}), OwnOctets(std::move(values))};
 }
 
 void BindBody(nb::module_& module) {

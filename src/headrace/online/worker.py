@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import importlib
 import logging
 import signal
 import socket
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -50,7 +52,8 @@ def run_worker(
     predictor, reader = open_shared_view(config, folder, number)
     scoring = scoring_of(predictor, reader, settings)
     warm_up(predictor, scoring, settings)
-    asyncio.run(_serve(scoring, folder, sock, access, settings, share))
+    with asyncio.Runner(loop_factory=_new_loop()) as runner:
+        runner.run(_serve(scoring, folder, sock, access, settings, share))
 
 
 def scoring_of(predictor: RankPredictor, reader: SharedReader, settings: ServeConfig) -> Scoring:
@@ -72,6 +75,16 @@ def warm_up(predictor: RankPredictor, scoring: Scoring, settings: ServeConfig) -
 
 def _nothing() -> None:
     """Stand for the application behind names that are only looked at."""
+
+
+def _new_loop() -> Callable[[], asyncio.AbstractEventLoop] | None:
+    """Return what makes event loops: uvloop's, where it is installed, take less CPU for a request."""
+    try:
+        module = importlib.import_module("uvloop")
+    except ImportError:
+        return None
+    factory: Callable[[], asyncio.AbstractEventLoop] = module.new_event_loop
+    return factory
 
 
 async def _serve(

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import time
-import uuid
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
@@ -93,7 +93,7 @@ class _FieldAsked:
     def __init__(self, body: ScoredBody, more: str) -> None:
         self.body, self._more = body, more
         self.log, self.min_version = body.log, body.min_version
-        self.key = body.key or uuid.uuid4().hex
+        self.key = body.key or os.urandom(16).hex()
 
     @property
     def rows(self) -> int:

@@ -14,7 +14,7 @@ import struct
 from collections.abc import Callable
 from concurrent.futures import Future
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, cast
 
 from headrace.errors import HeadraceError, StoreError
 from headrace.serve.event_writer import Written
@@ -159,8 +159,7 @@ class ImpressionLink(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Keep the connection."""
-        assert isinstance(transport, asyncio.Transport)
-        self._transport, self._rest = transport, b""
+        self._transport, self._rest = cast(asyncio.Transport, transport), b""
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Tell those who wait that nobody knows whether their rows are durable."""

@@ -7,6 +7,7 @@ import threading
 import time
 from collections import OrderedDict
 from collections.abc import Callable
+from functools import lru_cache
 
 from headrace.config import require
 
@@ -70,6 +71,7 @@ class Buckets:
         return level
 
 
+@lru_cache(maxsize=4096)
 def network_of(address: str) -> str:
     """Return what one client is counted by: its IPv4 address, or the /64 that an IPv6 client may choose from.
 

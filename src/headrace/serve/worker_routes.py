@@ -15,6 +15,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Coroutine
 from http import HTTPStatus
+from typing import cast
 
 import httptools
 
@@ -136,21 +137,19 @@ class Worker:
 class Request:
     """One request as it came."""
 
-    __slots__ = ("body", "headers", "keep", "method", "parts", "refusal", "size", "started", "target")
+    __slots__ = ("body", "headers", "keep", "known", "method", "parts", "refusal", "size", "started", "target")
 
     def __init__(self) -> None:
         self.method, self.target, self.body, self.keep, self.started = b"", b"", b"", True, time.perf_counter()
         self.refusal: Refusal | None = None
         self.size = 0
         self.headers: list[tuple[bytes, bytes]] = []
+        self.known: dict[bytes, bytes] = {}
         self.parts: list[bytes] = []
 
     def header(self, name: bytes) -> bytes:
-        """Return a header's value; empty without it."""
-        for key, value in self.headers:
-            if key.lower() == name:
-                return value
-        return b""
+        """Return a header's value, the first one; empty without it."""
+        return self.known.get(name, b"")
 
 
 class Connection(asyncio.Protocol):
@@ -173,8 +172,7 @@ class Connection(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Begin."""
-        assert isinstance(transport, asyncio.Transport)
-        self._transport = transport
+        self._transport = cast(asyncio.Transport, transport)  # uvloop's are no subclass
         peer = transport.get_extra_info("peername")
         self._peer = str(peer[0]) if peer else ""
         self.worker.connections.add(self)
@@ -218,6 +216,7 @@ class Connection(asyncio.Protocol):
     def on_header(self, name: bytes, value: bytes) -> None:
         """Take a header."""
         self._request.headers.append((name, value))
+        self._request.known.setdefault(name.lower(), value)
         self._count_head(len(name) + len(value))
 
     def on_headers_complete(self) -> None:
