@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import queue
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,7 +18,17 @@ from headrace.data.features import DenseFeature, IdFeature, MultiIdFeature, Sche
 from headrace.data.log import EmbeddedLog
 from headrace.nn import DeepFM
 from headrace.publish import ChangeReader, LogPublisher, Replica
-from headrace.serve import AccessConfig, Client, RankPredictor, ServeConfig, create_app, run_server
+from headrace.serve import (
+    AccessConfig,
+    AuditLog,
+    Client,
+    RankPredictor,
+    ServeConfig,
+    TokenBook,
+    create_app,
+    make_token,
+    run_server,
+)
 from headrace.serve.service import RankService
 from headrace.store import EmbeddingCollection, FeatureLookup, TableConfig, open_table
 from headrace.types import Change, Events, RowChange, Version
@@ -159,3 +170,36 @@ def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[House]:
     house = open_house(tmp_path_factory.mktemp("shared"))
     yield house
     house.close()
+
+
+@dataclass
+class Guarded:
+    """A server in this process, and headers for each kind of bearer."""
+
+    app: object
+    log: EmbeddedLog
+    audit: AuditLog
+    bearers: dict[str, dict[str, str]]
+
+    @asynccontextmanager
+    async def client(self, *, raising: bool = True) -> AsyncIterator[httpx.AsyncClient]:
+        transport = httpx.ASGITransport(self.app, client=("192.0.2.7", 5), raise_app_exceptions=raising)
+        outside = httpx.AsyncClient(transport=transport, base_url="http://test")
+        async with self.app.router.lifespan_context(self.app), outside as client:
+            yield client
+
+
+@pytest.fixture
+def guard(tmp_path: Path, make_predictor, make_change):
+    def make(config: ServeConfig | None = None, **access: object) -> Guarded:
+        made = {name: make_token(name, scopes.split()) for name, scopes in {
+            "reader": "read", "web": "read feedback", "ops": "admin"}.items()}  # fmt: skip
+        log = EmbeddedLog(tmp_path / "run" / "events.db", durability="process")
+        predictor = make_predictor()
+        predictor.apply(make_change(0))
+        book = TokenBook([token for _, token in made.values()])
+        app = create_app(predictor, log, config, access=AccessConfig(tokens=book, **access))
+        bearers = {name: {"authorization": f"Bearer {secret}"} for name, (secret, _) in made.items()}
+        return Guarded(app, log, AuditLog(tmp_path / "run" / "audit.jsonl"), {"nobody": {}, **bearers})
+
+    return make
