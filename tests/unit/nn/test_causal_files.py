@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import importlib
+import importlib.util
 import itertools
 import json
 import os
@@ -29,7 +31,18 @@ from headrace.nn.causal_files import causal_settings
 from headrace.types import Jagged
 
 os.environ["HF_HUB_OFFLINE"] = "1"
-transformers = pytest.importorskip("transformers", reason="the extra 'language' is not installed")
+if importlib.util.find_spec("transformers") is None:
+    pytest.skip("the extra 'language' is not installed", allow_module_level=True)
+
+
+class Transformers:
+    """The package, imported when a test first asks for something in it: collecting tests should not take seconds."""
+
+    def __getattr__(self, name: str):
+        return getattr(importlib.import_module("transformers"), name)
+
+
+transformers = Transformers()
 
 SIZES = {"vocab_size": 61, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 3,
          "num_attention_heads": 4, "num_key_value_heads": 2, "max_position_embeddings": 40}  # fmt: skip
