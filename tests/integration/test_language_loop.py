@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from headrace.data import EmbeddedLog
-from headrace.errors import NumericError
+from headrace.errors import ConfigError, NumericError
 from headrace.learn import ManifestCheckpoint
 from headrace.loop import run
 from headrace.publish import LogPublisher
@@ -127,3 +127,39 @@ def test_kills_at_many_places_change_nothing(tmp_path) -> None:
     for seed in range(5):
         (tmp_path / str(seed)).mkdir()
         killed_and_straight(tmp_path / str(seed), reads=30, kills=5, seed=seed)
+
+
+def test_of_a_model_of_transformers_what_learns_is_all_that_is_published(tmp_path) -> None:
+    pytest.importorskip("transformers", reason="the extra 'language' is not installed")
+    import copy
+
+    from transformers import AutoModelForCausalLM, GPT2Config
+
+    from headrace.learn import PolicyConfig, PolicyLearner
+    from headrace.nn import ActorCritic, load_causal, with_lora
+    from headrace.objectives import PPO
+    from headrace.publish import Replica
+    from headrace.serve import GenerateConfig, LanguagePredictor
+
+    torch.set_num_threads(1)
+    torch.manual_seed(0)
+    sizes = {"vocab_size": 16, "n_embd": 32, "n_layer": 1, "n_head": 2, "n_positions": 32}
+    AutoModelForCausalLM.from_config(GPT2Config(**sizes, bos_token_id=1, eos_token_id=1)).save_pretrained(tmp_path)
+    with pytest.raises(ConfigError, match="names of linear layers"):
+        with_lora(load_causal(tmp_path))  # its layers are no nn.Linear: peft adapts them, or the whole model learns
+    policy = load_causal(tmp_path)
+    for name, parameter in policy.named_parameters():
+        parameter.requires_grad_("mlp" in name)
+    model, served = ActorCritic(policy), load_causal(tmp_path)
+    adam = torch.optim.Adam([one for one in model.parameters() if one.requires_grad], lr=1e-2)
+    learner = PolicyLearner(model, copy.deepcopy(policy), adam, PPO(), PolicyConfig(epochs=2, minibatch_rows=16))
+    made = language_loop.loop(tmp_path / "run", 12)
+    made.learner = watching = Watching(learner)
+    made.predictor = LanguagePredictor(served, Replica({}, served), GenerateConfig(max_tokens=8, ends=(1,)))
+    run(made)
+    assert watching.parts[0]["kl"] == pytest.approx(0.0, abs=1e-4)
+    assert watching.parts[-1]["reward"] > watching.parts[0]["reward"]
+    (last,) = made.publisher.read_since(11)
+    assert last.dense
+    assert all("mlp" in name for name in last.dense)
+    assert first_difference(dict(served.state_dict()), dict(policy.state_dict())) is None

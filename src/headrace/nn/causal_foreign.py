@@ -55,6 +55,8 @@ def _foreign(folder: Path, why: str) -> TransformersCausal:
 class TransformersCausal(nn.Module):
     """A causal model of `transformers`; implements `CausalModel`.
 
+    Dropout is off in training too: log-probabilities have to be those that completions were drawn with.
+
     Adapters: `with_lora` for layers that are `nn.Linear`, or those of `peft`, put in by
     `peft.inject_adapter_in_model(config, model)` before the model is given here.
 
@@ -78,6 +80,12 @@ class TransformersCausal(nn.Module):
         if not bool(apart <= 1e-4 * whole.abs().max().clamp(min=1.0)):
             raise ConfigError(f"Model {type(model).__name__}", got=f"logits that are {float(apart):.3g} off",
                               expected="the output layer applied to the last states")  # fmt: skip
+
+    def train(self, mode: bool = True) -> TransformersCausal:
+        """Set the mode of this module; the model inside stays in evaluation mode."""
+        super().train(mode)
+        self.model.eval()
+        return self
 
     def states(self, tokens: Jagged) -> Tensor:
         """Return the state after each token, (L, D).

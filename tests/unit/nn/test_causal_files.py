@@ -110,6 +110,7 @@ def test_models_that_transformers_computes_have_the_same_face(tmp_path, name) ->
     assert isinstance(model, TransformersCausal)
     assert isinstance(model, CausalModel)
     torch.testing.assert_close(model(TOKENS), theirs(reference, TOKENS), rtol=0, atol=1e-5)
+    assert torch.equal(model.train()(TOKENS), model.eval()(TOKENS))
     going = model.decoder().begin(TOKENS, 4)
     torch.testing.assert_close(going.logits, model(TOKENS)[TOKENS.offsets[1:] - 1], rtol=0, atol=1e-5)
     going.step(torch.tensor([3, 4, 5]))
