@@ -41,7 +41,7 @@ SETTINGS = {
     "half load": "open loop: latency counts from when a request was due",
 }  # fmt: skip
 PLANS = {
-    "standard": Plan(),
+    "standard": Plan(tune=True),
     "quick": Plan(rows=10_000, rounds=1, seconds=1.5, connections=(4, 16), swap_pairs=2, memory_rows=50_000,
                   peers=(FASTAPI,)),
     "tiny": Plan(rows=300, rounds=1, seconds=0.5, connections=(4,), swap_pairs=1, memory_rows=2_000, peers=()),
@@ -62,12 +62,17 @@ def take(plan: Plan, command: str) -> dict[str, Any]:
         model.export(folder / "case", plan.rows)
         load = Load(folder, model.bodies(512, plan.candidates, plan.rows))
         limit = arithmetic(plan, figures)
-        found = measure.curves(plan, load, measure.starters(plan, folder / "run", folder / "case", compiled=False), say)
+        compiled = plan.tune and FASTAPI in plan.peers and measure.compiled_is_faster(plan, load, folder / "case", say)
+        start = measure.starters(plan, folder / "run", folder / "case", compiled=compiled)
+        found = measure.curves(plan, load, start, say)
         if OURS not in found.taken:
             raise ServerFailed(found.problems[OURS])
         compare(plan, figures, found, limit)
         latencies(plan, figures, load, folder / "run", publisher, found)
         memory(plan, figures, folder / "memory")
+        if plan.tune:
+            way = "compiled" if compiled else "not compiled"
+            figures.notes.append(f"rank_vs_fastapi_torch: its network {way}, which was faster")
     return figures.result({"command": command, "seconds": round(time.monotonic() - began), **SETTINGS, **asdict(plan)})
 
 

@@ -15,6 +15,7 @@ from fastapi import FastAPI, Request, Response
 from serve_contenders.network import Scorer
 
 scorer = Scorer(Path(os.environ["SERVE_CASE"]), compiled=os.environ.get("SERVE_COMPILED") == "1")
+scorer.warm_up()
 app = FastAPI(openapi_url=None)
 
 

@@ -37,6 +37,7 @@ class Plan:
         swap_rows: Rows that a new version changes.
         memory_rows: Rows of each table while memory is measured.
         peers: Contenders beside ours.
+        tune: Try the peers' other ways first; the fastest one takes part.
     """
 
     rows: int = 50_000
@@ -50,6 +51,7 @@ class Plan:
     swap_rows: int = 2_000
     memory_rows: int = 200_000
     peers: tuple[str, ...] = (FASTAPI, RAY)
+    tune: bool = False
 
 
 @dataclass
@@ -79,6 +81,20 @@ def starters(plan: Plan, run: Path, case: Path, *, compiled: bool) -> dict[str, 
         OURS: lambda: ours(run, plan.workers), FASTAPI: lambda: fastapi(case, plan.workers, compiled=compiled),
         RAY: lambda: ray_serve(case, plan.workers),
     }  # fmt: skip
+
+
+def compiled_is_faster(plan: Plan, load: Load, case: Path, say: Callable[[str], None]) -> bool:
+    """Return whether FastAPI with a compiled network gives more answers than with a plain one."""
+    found = {}
+    for compiled in (False, True):
+        try:
+            with fastapi(case, plan.workers, compiled=compiled) as server:
+                load.run(server, connections=4, seconds=1.0)
+                found[compiled] = load.run(server, connections=8, seconds=plan.seconds).per_s
+        except (ServerFailed, OSError) as error:
+            say(f"FastAPI, compiled={compiled}: {str(error).strip().splitlines()[-1][:200]}")
+    say(f"FastAPI with torch, plain and compiled: {found}")
+    return found.get(True, 0.0) > found.get(False, 0.0)
 
 
 def curves(plan: Plan, load: Load, start: dict[str, Callable[[], Server]], say: Callable[[str], None]) -> Curves:

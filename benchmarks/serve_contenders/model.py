@@ -69,6 +69,7 @@ def export(folder: Path, count: int) -> None:
     np.save(folder / "rows.npy", np.concatenate([rows(number, count) for number in range(FEATURES)]))
     weights = {name.replace(".", "__"): value.numpy() for name, value in dense().items() if value.numel()}
     np.savez(folder / "dense.npz", **weights)
+    (folder / "sample.json").write_bytes(bodies(1, 100, count)[0])
     (folder / "case.json").write_text(json.dumps({"names": NAMES, "own": OWN, "rows": count, "dim": DIM}))
 
 

@@ -26,6 +26,7 @@ class Ranker:
         from serve_contenders.network import Scorer
 
         self.scorer = Scorer(Path(case))
+        self.scorer.warm_up()
 
     async def __call__(self, request: Request) -> Any:
         """Score candidates, or tell that the model is loaded."""
