@@ -180,6 +180,9 @@ class Catalogue:
                               expected="texts, numbers, truth values, or lists of one of them")  # fmt: skip
         held = self.shelf.columns.schema
         wanted = held.field(name).type if name in held.names else values.type
+        if is_list(values.type) and pa.types.is_null(kind):  # empty lists: of what is not known before a full one comes
+            known = is_list(wanted) and not pa.types.is_null(wanted.value_type)
+            return pa.array(values.to_pylist(), wanted) if known else pa.nulls(len(values))
         numbers = pa.types.is_floating(wanted) and pa.types.is_integer(values.type)
         try:
             return values.cast(wanted) if numbers or pa.types.is_null(values.type) else values

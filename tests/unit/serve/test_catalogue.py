@@ -166,6 +166,17 @@ def test_a_file_is_the_whole_catalogue_and_is_loaded_once(catalogue, tmp_path, k
     assert again(catalogue).load(path) == 3
 
 
+def test_an_empty_list_is_no_type_of_its_own(catalogue) -> None:
+    for _ in range(3):
+        catalogue.put(rows(item=["a", "b"], colours=[[], [None, None]]))
+        catalogue.put(rows(item=["b", "c"], colours=[[None], None]))
+    catalogue.put(rows(item=["d"], colours=[["red"]]))
+    catalogue.put(rows(item=["a", "e"], colours=[[], [None]]))
+    found = {name: row["colours"] for name, row in held(catalogue.shelf).items()}
+    assert found == {"a": [], "b": None, "c": None, "d": ["red"], "e": [None]}
+    assert held(again(catalogue).shelf) == held(catalogue.shelf)
+
+
 def test_watchers_see_every_shelf(catalogue) -> None:
     seen: list[int] = []
     catalogue.watch(lambda shelf: seen.append(len(shelf)))
