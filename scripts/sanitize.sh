@@ -75,9 +75,9 @@ check() { # sanitizers, name, optimisation of the short form, targets of the sho
 }
 
 export TSAN_OPTIONS="halt_on_error=1 ${TSAN_OPTIONS:-}"
-check thread thread -O1 table_capture_test table_packed_test table_table_threads_test table_threads_test
+check thread thread -O1 shared_space_test table_capture_test table_packed_test table_table_threads_test table_threads_test
 # Not optimised: that builds in half the time.
-check address,undefined address -O0 file_reader_fuzz table_capture_test table_packed_test table_row_store_test table_table_test
+check address,undefined address -O0 file_reader_fuzz score_rank_body_test shared_space_test table_capture_test table_packed_test table_row_store_test table_table_test
 if [ "$FORM" = full ] && [ -x $BUILD/address-full/file_reader_fuzz ]; then
   $BUILD/address-full/file_reader_fuzz 1000000
 fi
