@@ -127,7 +127,7 @@ void FollowsAMap() {
   CHECK(reader.Open(folder.At(""), 0, Initial(1)).ok() && behind.Open(folder.At(""), 1, Initial(1)).ok());
   std::mt19937 draw(5);
   Rows model, before;
-  for (int64_t number = 0; number < 400; ++number) {
+  for (int64_t number = 0; number < 250; ++number) {
     if (behind.inside()) behind.Leave();
     const bool full = number == 0 || draw() % 29 == 0;
     const Rows kept = model;
@@ -218,7 +218,7 @@ void NeverMixesVersions() {
       }
     });
   }
-  for (int64_t number = 1; number < 400; ++number) make(number);
+  for (int64_t number = 1; number < 150; ++number) make(number);
   while (reads.load() < 50) std::this_thread::yield();
   ended.store(true);
   for (std::thread& thread : threads) thread.join();
