@@ -244,7 +244,7 @@ def _child(work: Callable[[], None], parent: int, close: tuple[int, ...]) -> NoR
         _log.error("%s", error)
     except KeyboardInterrupt:
         code = 0
-    except BaseException:  # noqa: BLE001  whatever it was, the child ends here and the supervisor sees its code  # noqa: BLE001  the forked process ends below, whatever it was
+    except BaseException:  # noqa: BLE001  the forked process ends below, whatever it was
         _log.exception("a process of the server failed")
     finally:
         with contextlib.suppress(Exception):
