@@ -14,9 +14,19 @@ import torch
 
 from headrace.data import JoinConfig
 from headrace.data.features import IdFeature, Schema
+from headrace.data.kafka import KafkaLog
 from headrace.errors import ConfigError
 from headrace.nn import DeepFM
-from headrace.online import Following, OnlineConfig, RunFolder, open_learner, open_log, open_serving, run_publisher
+from headrace.online import (
+    Following,
+    OnlineConfig,
+    RunFolder,
+    changes,
+    open_learner,
+    open_log,
+    open_serving,
+    run_publisher,
+)
 from headrace.online.changes import copied, find_place, open_changes, open_cluster
 from headrace.online.layout import STAGED
 from headrace.publish import LogPublisher, Retention, StagingPublisher
@@ -33,7 +43,18 @@ CONFIG = OnlineConfig(
 def brokers() -> Iterator[str]:
     cluster = confluent_kafka.Producer({"test.mock.num.brokers": 1, "log_level": 0})
     broker = next(iter(cluster.list_topics(timeout=10).brokers.values()))
-    yield f"{broker.host}:{broker.port}"
+    opened: list[KafkaLog] = []
+    plain = changes.open_cluster
+
+    def remembered(place: changes.Place) -> KafkaLog:
+        opened.append(plain(place))
+        return opened[-1]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(changes, "open_cluster", remembered)
+        yield f"{broker.host}:{broker.port}"
+    for log in opened:  # else they look for the cluster when it is gone, and say so
+        log.close()
     del cluster
 
 
