@@ -35,6 +35,7 @@ using RowsOut = nb::ndarray<float, nb::ndim<2>, nb::device::cpu>;
 template <typename Rows>
 bool InRows(const Rows& rows) {
   const auto dim = static_cast<int64_t>(rows.shape(1));
+  if (rows.shape(0) == 0) return true;  // strides of nothing are arbitrary
   return (dim <= 1 || rows.stride(1) == 1) && (rows.shape(0) <= 1 || rows.stride(0) >= dim);
 }
 

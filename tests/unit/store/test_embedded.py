@@ -99,3 +99,11 @@ def test_gradients_that_overlap_or_stand_on_end_are_copied(grad: Tensor) -> None
     assert torch.equal(in_rows(grad), grad)
     whole = torch.ones(5, 2, 3)
     assert in_rows(whole[:, 1]).data_ptr() == whole[:, 1].data_ptr()
+
+
+def test_a_batch_of_nothing_goes_through() -> None:
+    embed, nothing = collection(), batch(0)
+    rows = embed(nothing)
+    (joined(rows).sum() + rows["wide"].sum()).backward()
+    embed.apply_gradients(nothing)
+    assert all(table.stats().rows == 0 for table in embed.tables.values())  # type: ignore[attr-defined]
