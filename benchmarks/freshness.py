@@ -12,7 +12,6 @@ less and less often, on a click log. Exit code 0: every goal holds; 3: some do n
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import sys
 import tempfile
@@ -21,17 +20,17 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from serve_contenders import model
 from serve_contenders.processes import BENCHMARKS, Server, ServerFailed
 from serve_contenders.streaming import Audience, Prober
+from table_contenders.delivery import deliver
 from table_contenders.figures import Figures
 
 from headrace.data.datasets import trivago as trivago_data
 from headrace.evaluate import auc
-from headrace.evaluate.claims import ClaimTable, Goal, render_tables
+from headrace.evaluate.claims import ClaimTable, Goal
 from headrace.loop import EveryEventTime, Never
 from headrace.online import RunFolder, Supervisor, open_log
 from headrace.online.experiment import Arm, ExampleLog, Rehearsal
@@ -221,27 +220,7 @@ def main() -> int:
         return 1
     result = figures.result({"command": f"python benchmarks/freshness.py{flag}", **SETTINGS, **asdict(plan),
                              "seconds_in_all": round(time.monotonic() - began)})  # fmt: skip
-    if asked.record:
-        asked.record.parent.mkdir(parents=True, exist_ok=True)
-        asked.record.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
-    if asked.json:
-        print(json.dumps(result))
-    else:
-        show(result)
-    return 3 if any(figure["holds"] is False for figure in result["figures"].values()) else 0
-
-
-def show(result: dict[str, Any]) -> None:
-    """Print a result for people."""
-    if result["tables"]:
-        print(render_tables(result) + "\n")
-    for name, figure in result["figures"].items():
-        value = "not measured" if figure["value"] is None else f"{figure['value']:,.4g} {figure['unit']}"
-        goal = "" if figure["goal"] is None else f"{figure['goal']['op']} {figure['goal']['bound']:g}"
-        holds = {True: "holds", False: "missed", None: ""}[figure["holds"]]
-        print(f"{name:36} {value:>24}  {goal:8} {holds}")
-    for note in result["settings"]["notes"]:
-        print(note)
+    return deliver(result, record=asked.record, as_json=asked.json)
 
 
 if __name__ == "__main__":

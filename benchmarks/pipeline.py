@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import argparse
 import importlib.util
-import json
 import os
 import subprocess
 import sys
@@ -24,10 +23,11 @@ from typing import Any
 
 from pipeline_contenders import speed, wide
 from pipeline_contenders.cases import PYTHONS, SMALL, ZOO, Plan, plan, threads
+from table_contenders.delivery import deliver
 from table_contenders.figures import Figures
 from table_contenders.process import BENCHMARKS, ContenderFailed
 
-from headrace.evaluate.claims import Goal, render_tables
+from headrace.evaluate.claims import Goal
 
 SETTINGS = {
     "optimizer": "Adagrad, eps 1e-10, for tables and network, on all sides; no regularisation",
@@ -103,27 +103,7 @@ def main() -> int:
     except ContenderFailed as error:
         say(f"benchmarks/pipeline.py: {error}")
         return 1
-    if asked.record:
-        asked.record.parent.mkdir(parents=True, exist_ok=True)
-        asked.record.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
-    if asked.json:
-        print(json.dumps(result))
-    else:
-        show(result)
-    return 3 if any(figure["holds"] is False for figure in result["figures"].values()) else 0
-
-
-def show(result: dict[str, Any]) -> None:
-    """Print a result for people."""
-    print(render_tables(result) + "\n")
-    for name, figure in result["figures"].items():
-        value = "not measured" if figure["value"] is None else f"{figure['value']:,.4g} {figure['unit']}"
-        interval = "" if figure["low"] is None else f"[{figure['low']:,.4g}, {figure['high']:,.4g}]"
-        goal = "" if figure["goal"] is None else f"{figure['goal']['op']} {figure['goal']['bound']:g}"
-        holds = {True: "holds", False: "missed", None: ""}[figure["holds"]]
-        print(f"{name:42} {value:>24}  {interval:24} {goal:8} {holds}")
-    for note in result["settings"]["notes"]:
-        print(note)
+    return deliver(result, record=asked.record, as_json=asked.json)
 
 
 if __name__ == "__main__":

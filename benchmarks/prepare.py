@@ -23,6 +23,7 @@ from typing import Any
 
 from evaluate_speed import ROWS, evaluate_1e7_s
 from prepare_contenders.rows import write_rows
+from table_contenders.delivery import deliver
 from table_contenders.figures import Figures
 
 from headrace.evaluate.claims import Goal
@@ -146,23 +147,7 @@ def main() -> int:
     except (ContenderFailed, subprocess.TimeoutExpired) as error:
         say(f"benchmarks/prepare.py: {error}")
         return 1
-    if asked.record:
-        asked.record.parent.mkdir(parents=True, exist_ok=True)
-        asked.record.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
-    print(json.dumps(result)) if asked.json else show(result)
-    return 3 if any(figure["holds"] is False for figure in result["figures"].values()) else 0
-
-
-def show(result: dict[str, Any]) -> None:
-    """Print a result for people."""
-    for name, figure in result["figures"].items():
-        value = "not measured" if figure["value"] is None else f"{figure['value']:,.4g} {figure['unit']}"
-        interval = "" if figure["low"] is None else f"[{figure['low']:,.4g}, {figure['high']:,.4g}]"
-        goal = "" if figure["goal"] is None else f"{figure['goal']['op']} {figure['goal']['bound']:g}"
-        holds = {True: "holds", False: "missed", None: ""}[figure["holds"]]
-        print(f"{name:34} {value:>22}  {interval:24} {goal:8} {holds}")
-    for note in result["settings"]["notes"]:
-        print(note)
+    return deliver(result, record=asked.record, as_json=asked.json)
 
 
 if __name__ == "__main__":

@@ -12,7 +12,6 @@ null. Exit code 0: every goal holds; 3: some do not; 1: failed.
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import statistics
 import subprocess
@@ -27,9 +26,10 @@ from serve_contenders import bound, measure, model
 from serve_contenders.load import CORES, Load
 from serve_contenders.measure import FASTAPI, OURS, RAY, Plan
 from serve_contenders.processes import ROOT, ServerFailed, ours, peers_installed
+from table_contenders.delivery import deliver
 from table_contenders.figures import Figures
 
-from headrace.evaluate.claims import ClaimTable, Goal, render_tables
+from headrace.evaluate.claims import ClaimTable, Goal
 
 SETTINGS = {
     "ours": "headrace serve --workers 2, nothing logged; scores in native code, what candidates share computed once",
@@ -163,27 +163,7 @@ def main() -> int:
     except (ServerFailed, subprocess.CalledProcessError) as error:
         say(f"benchmarks/serve.py: {error}")
         return 1
-    if asked.record:
-        asked.record.parent.mkdir(parents=True, exist_ok=True)
-        asked.record.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
-    if asked.json:
-        print(json.dumps(result))
-    else:
-        show(result)
-    return 3 if any(figure["holds"] is False for figure in result["figures"].values()) else 0
-
-
-def show(result: dict[str, Any]) -> None:
-    """Print a result for people."""
-    print(render_tables(result) + "\n")
-    for name, figure in result["figures"].items():
-        value = "not measured" if figure["value"] is None else f"{figure['value']:,.4g} {figure['unit']}"
-        interval = "" if figure["low"] is None else f"[{figure['low']:,.4g}, {figure['high']:,.4g}]"
-        goal = "" if figure["goal"] is None else f"{figure['goal']['op']} {figure['goal']['bound']:g}"
-        holds = {True: "holds", False: "missed", None: ""}[figure["holds"]]
-        print(f"{name:42} {value:>24}  {interval:24} {goal:8} {holds}")
-    for note in result["settings"]["notes"]:
-        print(note)
+    return deliver(result, record=asked.record, as_json=asked.json)
 
 
 if __name__ == "__main__":

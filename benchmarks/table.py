@@ -12,7 +12,6 @@ makes; without it their figures are null. Exit code 0: every goal holds; 3: some
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import platform
 import subprocess
@@ -22,10 +21,9 @@ from pathlib import Path
 from typing import Any
 
 from table_contenders import cases, speed_figures, storage_figures
+from table_contenders.delivery import deliver
 from table_contenders.figures import Figures
 from table_contenders.process import BENCHMARKS, ContenderFailed
-
-from headrace.evaluate.claims import render_tables
 
 THREADS = min(2, os.cpu_count() or 1)
 
@@ -82,27 +80,7 @@ def main() -> int:
     except ContenderFailed as error:
         say(f"benchmarks/table.py: {error}")
         return 1
-    if asked.record:
-        asked.record.parent.mkdir(parents=True, exist_ok=True)
-        asked.record.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
-    if asked.json:
-        print(json.dumps(result))
-    else:
-        show(result)
-    return 3 if any(figure["holds"] is False for figure in result["figures"].values()) else 0
-
-
-def show(result: dict[str, Any]) -> None:
-    """Print a result for people."""
-    print(render_tables(result) + "\n")
-    for name, figure in result["figures"].items():
-        value = "not measured" if figure["value"] is None else f"{figure['value']:,.4g} {figure['unit']}"
-        interval = "" if figure["low"] is None else f"[{figure['low']:,.4g}, {figure['high']:,.4g}]"
-        goal = "" if figure["goal"] is None else f"{figure['goal']['op']} {figure['goal']['bound']:g}"
-        holds = {True: "holds", False: "missed", None: ""}[figure["holds"]]
-        print(f"{name:42} {value:>22}  {interval:24} {goal:8} {holds}")
-    for note in result["settings"]["notes"]:
-        print(note)
+    return deliver(result, record=asked.record, as_json=asked.json)
 
 
 if __name__ == "__main__":

@@ -81,7 +81,7 @@ packages() {
   run_logged "$VENV/bin/python" -m pip install -c constraints.txt scikit-build-core nanobind || no_network
   # Editable and without CMake: the module is built by `native` below, where the C++ tests are built too.
   run_logged "$VENV/bin/python" -m pip install -c constraints.txt --no-build-isolation \
-    -C wheel.cmake=false -C editable.mode=inplace -e ".[dev]" || no_network
+    --config-settings wheel.cmake=false --config-settings editable.mode=inplace -e ".[dev]" || no_network
   touch "$stamp"
 }
 
