@@ -76,8 +76,6 @@ packages() {
   : >"$LOG"
   usable || create_venv "$python"
   rm -f "$VENV"/.headrace-*
-  # Debian 12 brings pip 23.0, whose resolver does not get through the pinned versions.
-  run_logged "$VENV/bin/python" -m pip install -c constraints.txt --upgrade pip || no_network
   install_torch
   say "headrace: installing packages (log: $LOG)"
   run_logged "$VENV/bin/python" -m pip install -c constraints.txt scikit-build-core nanobind || no_network
