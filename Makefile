@@ -102,6 +102,7 @@ peers: venv
 	@scripts/peers.sh
 	@scripts/peers_serve.sh
 	@scripts/peers_rlhf.sh
+	@scripts/peers_elastic.sh
 
 docs: venv
 	@NO_MKDOCS_2_WARNING=1 $(PY) -m mkdocs build --strict

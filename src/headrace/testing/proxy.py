@@ -9,30 +9,61 @@ import socket
 import struct
 import threading
 import time
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
+from dataclasses import dataclass
 from types import TracebackType
-from typing import Self
+from typing import Literal, Self
 
 from headrace.config import require
 
 CHUNK_BYTES = 1 << 14
 QUEUE_CHUNKS = 256
+Way = Literal["there", "back"]
+WAYS: tuple[Way, ...] = ("there", "back")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Line:
+    """How bad one direction of a link is.
+
+    Attributes:
+        delay_s: How much later each chunk arrives.
+        jitter_s: Up to so much later still, drawn for each chunk; the order of the bytes stays.
+        bytes_per_s: Speed of each connection; None: no limit.
+        loss: Probability that a chunk of up to 16 KiB is lost and sent again.
+        retransmit_s: How much later a lost chunk arrives.
+    """
+
+    delay_s: float = 0.0
+    jitter_s: float = 0.0
+    bytes_per_s: float | None = None
+    loss: float = 0.0
+    retransmit_s: float = 0.2
+
+    def __post_init__(self) -> None:
+        for name in ("delay_s", "jitter_s", "retransmit_s"):
+            require(getattr(self, name) >= 0, name, got=getattr(self, name), expected="0 or more seconds")
+        speed = self.bytes_per_s
+        require(speed is None or speed > 0, "bytes_per_s", got=speed, expected="None or positive")
+        require(0 <= self.loss < 1, "loss", got=self.loss, expected="a probability below 1")
 
 
 class TcpProxy:
     """Forwards loopback TCP connections to a target, as badly as it is told; use it as a context manager.
 
     TCP repairs lost packets, so a program sees a loss as a pause: each lost chunk, and everything behind it, comes
-    `retransmit_s` later. A partition lets nothing through, both ways, and neither side is told. All settings may be
-    changed while it runs.
+    `retransmit_s` later. A partition lets nothing through, one way or both, and neither side is told. `there` is the
+    way from the client to the target, `back` the other one. `set` changes both while it runs, or one of them.
 
     Args:
         target: Host and port to forward to.
-        delay_s: How much later each chunk arrives, in each direction.
-        bytes_per_s: Speed of the line, in each direction of each connection; None: no limit.
-        loss: Probability that a chunk of up to 16 KiB is lost and sent again.
-        retransmit_s: How much later a lost chunk arrives.
-        seed: Of the losses.
+        delay_s: As in `Line`, for both ways.
+        bytes_per_s: As in `Line`, for both ways.
+        loss: As in `Line`, for both ways.
+        retransmit_s: As in `Line`, for both ways.
+        seed: Of losses, jitter and refusals.
+        jitter_s: As in `Line`, for both ways.
+        refuse: Probability that a connection is reset as soon as it was accepted.
 
     Example:
         >>> server = socket.create_server(("127.0.0.1", 0))
@@ -47,15 +78,15 @@ class TcpProxy:
 
     def __init__(
         self, target: tuple[str, int], *, delay_s: float = 0.0, bytes_per_s: float | None = None, loss: float = 0.0,
-        retransmit_s: float = 0.2, seed: int = 0,
+        retransmit_s: float = 0.2, seed: int = 0, jitter_s: float = 0.0, refuse: float = 0.0,
     ) -> None:  # fmt: skip
-        require(delay_s >= 0, "delay_s", got=delay_s, expected="0 or more seconds")
-        require(bytes_per_s is None or bytes_per_s > 0, "bytes_per_s", got=bytes_per_s, expected="None or positive")
-        require(0 <= loss < 1, "loss", got=loss, expected="a probability below 1")
-        self.target, self.delay_s, self.bytes_per_s = (target[0], target[1]), delay_s, bytes_per_s
-        self.loss, self.retransmit_s, self.forwarded_bytes, self.accepted = loss, retransmit_s, 0, 0
+        line = Line(delay_s=delay_s, jitter_s=jitter_s, bytes_per_s=bytes_per_s, loss=loss, retransmit_s=retransmit_s)
+        require(0 <= refuse <= 1, "refuse", got=refuse, expected="a probability")
+        self.target, self.refuse, self.forwarded_bytes, self.accepted = (target[0], target[1]), refuse, 0, 0
+        self.lines: dict[Way, Line] = dict.fromkeys(WAYS, line)
         self._chance, self._loop = random.Random(seed), asyncio.new_event_loop()
-        self._open, self._writers = asyncio.Event(), set[asyncio.StreamWriter]()
+        self._open = {way: asyncio.Event() for way in WAYS}
+        self._writers = set[asyncio.StreamWriter]()
         self._listener = socket.create_server(("127.0.0.1", 0))
         self.address: tuple[str, int] = ("127.0.0.1", int(self._listener.getsockname()[1]))
         self._thread = threading.Thread(target=self._serve, name="tcp-proxy", daemon=True)
@@ -71,13 +102,18 @@ class TcpProxy:
     ) -> None:
         self.close()
 
-    def partition(self) -> None:
-        """Let nothing through until `heal`; connections stay open and wait, new ones seem to open."""
-        self._call(self._open.clear)
+    def set(self, line: Line, way: Way | None = None) -> None:
+        """Make the line so, one way or (None) both; chunks that are already on their way arrive as they would have."""
+        for each in WAYS if way is None else (way,):
+            self.lines[each] = line
 
-    def heal(self) -> None:
-        """End a partition; what was held back is delivered."""
-        self._call(self._open.set)
+    def partition(self, way: Way | None = None) -> None:
+        """Let nothing through until `heal`, one way or (None) both; connections stay, and new ones seem to open."""
+        self._call(lambda: [self._open[each].clear() for each in (WAYS if way is None else (way,))])
+
+    def heal(self, way: Way | None = None) -> None:
+        """End a partition, one way or (None) both; what was held back is delivered."""
+        self._call(lambda: [self._open[each].set() for each in (WAYS if way is None else (way,))])
 
     def cut(self) -> None:
         """Reset every open connection on both sides."""
@@ -93,12 +129,11 @@ class TcpProxy:
             self._loop.close()
         self._listener.close()
 
-    def _call(self, what: object) -> None:
+    def _call(self, what: Callable[[], object]) -> None:
         """Run a function in the proxy's thread and wait until it has run."""
         done = threading.Event()
 
         def run() -> None:
-            assert callable(what)
             what()
             done.set()
 
@@ -110,7 +145,8 @@ class TcpProxy:
             self._loop.run_until_complete(self._listen())
 
     async def _listen(self) -> None:
-        self._open.set()
+        for gate in self._open.values():
+            gate.set()
         server = await asyncio.start_server(self._accept, sock=self._listener)
         await self._stop.wait()
         server.close()
@@ -121,11 +157,7 @@ class TcpProxy:
 
     def _reset(self) -> None:
         for writer in list(self._writers):
-            inner = writer.get_extra_info("socket")
-            if inner is not None:
-                with contextlib.suppress(OSError):
-                    inner.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-            writer.transport.abort()
+            _abort(writer)
         self._writers.clear()
 
     def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -134,7 +166,11 @@ class TcpProxy:
     async def _connection(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self.accepted += 1
         self._writers.add(writer)
-        await self._open.wait()
+        if self.refuse > 0 and self._chance.random() < self.refuse:
+            _abort(writer)
+            self._writers.discard(writer)
+            return
+        await self._open["there"].wait()
         try:
             far_reader, far_writer = await asyncio.open_connection(*self.target)
         except OSError:
@@ -142,7 +178,8 @@ class TcpProxy:
             self._writers.discard(writer)
             return
         self._writers.add(far_writer)
-        both = [self._start(self._pump(reader, far_writer)), self._start(self._pump(far_reader, writer))]
+        there, back = self._pump("there", reader, far_writer), self._pump("back", far_reader, writer)
+        both = [self._start(there), self._start(back)]
         await asyncio.gather(*both, return_exceptions=True)
         for end in (writer, far_writer):
             self._writers.discard(end)
@@ -154,26 +191,30 @@ class TcpProxy:
         task.add_done_callback(self._tasks.discard)
         return task
 
-    async def _pump(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    async def _pump(self, way: Way, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         """Carry one direction of one connection until it ends."""
         queue: asyncio.Queue[tuple[float, bytes]] = asyncio.Queue(QUEUE_CHUNKS)
-        sending = self._start(self._send(queue, writer))
+        sending = self._start(self._send(way, queue, writer))
         try:
             while chunk := await reader.read(CHUNK_BYTES):
-                lost = self.loss > 0 and self._chance.random() < self.loss
-                late = self.delay_s + (self.retransmit_s if lost else 0.0)
-                await queue.put((time.monotonic() + late, chunk))
+                await queue.put((time.monotonic() + self._lateness(self.lines[way]), chunk))
         except OSError:
             writer.transport.abort()
-        await queue.put((time.monotonic() + self.delay_s, b""))
+        await queue.put((time.monotonic() + self.lines[way].delay_s, b""))
         await sending
 
-    async def _send(self, queue: asyncio.Queue[tuple[float, bytes]], writer: asyncio.StreamWriter) -> None:
+    def _lateness(self, line: Line) -> float:
+        late = line.delay_s
+        if line.loss > 0 and self._chance.random() < line.loss:
+            late += line.retransmit_s
+        return late + (self._chance.uniform(0.0, line.jitter_s) if line.jitter_s else 0.0)
+
+    async def _send(self, way: Way, queue: asyncio.Queue[tuple[float, bytes]], writer: asyncio.StreamWriter) -> None:
         while True:
             due, chunk = await queue.get()
             if due > time.monotonic():
                 await asyncio.sleep(due - time.monotonic())
-            await self._open.wait()
+            await self._open[way].wait()
             try:
                 if not chunk:
                     if writer.can_write_eof() and not writer.is_closing():
@@ -185,5 +226,15 @@ class TcpProxy:
                 writer.transport.abort()
                 return
             self.forwarded_bytes += len(chunk)
-            if self.bytes_per_s is not None:
-                await asyncio.sleep(len(chunk) / self.bytes_per_s)
+            speed = self.lines[way].bytes_per_s
+            if speed is not None:
+                await asyncio.sleep(len(chunk) / speed)
+
+
+def _abort(writer: asyncio.StreamWriter) -> None:
+    """Reset a connection: its other end reads an error, not an end."""
+    inner = writer.get_extra_info("socket")
+    if inner is not None:
+        with contextlib.suppress(OSError):
+            inner.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    writer.transport.abort()

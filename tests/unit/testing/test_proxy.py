@@ -8,7 +8,7 @@ import time
 import pytest
 
 from headrace.errors import ConfigError
-from headrace.testing import TcpProxy
+from headrace.testing import Line, TcpProxy
 
 
 @pytest.fixture
@@ -76,7 +76,7 @@ def test_connections_are_counted(echo) -> None:
 def test_delay_holds_in_both_directions(echo) -> None:
     with TcpProxy(echo, delay_s=0.1) as proxy, socket.create_connection(proxy.address, timeout=20) as client:
         assert timed(client, b"x") >= 0.2
-        proxy.delay_s = 0.0
+        proxy.set(Line())
         assert min(timed(client, b"x") for _ in range(5)) < 0.2
 
 
@@ -106,6 +106,57 @@ def test_a_partition_lets_nothing_through_until_it_is_healed(echo) -> None:
         client.settimeout(20)
         proxy.heal()
         assert client.recv(10) == b"during"
+
+
+def test_a_partition_can_be_one_way() -> None:
+    """What is sent arrives; the answer does not, until it is healed."""
+    with (
+        socket.create_server(("127.0.0.1", 0)) as server,
+        TcpProxy(server.getsockname()) as proxy,
+        socket.create_connection(proxy.address, timeout=20) as client,
+    ):
+        inner, _ = server.accept()
+        inner.settimeout(20)
+        with inner:
+            proxy.partition("back")
+            client.sendall(b"there")
+            assert inner.recv(10) == b"there"
+            inner.sendall(b"back")
+            client.settimeout(0.2)
+            with pytest.raises(TimeoutError):
+                client.recv(10)
+            client.settimeout(20)
+            proxy.heal()
+            assert client.recv(10) == b"back"
+
+
+def test_one_way_can_be_slower_than_the_other(echo) -> None:
+    with TcpProxy(echo) as proxy, socket.create_connection(proxy.address, timeout=20) as client:
+        proxy.set(Line(delay_s=0.15), "back")
+        assert proxy.lines["there"] == Line()
+        assert timed(client, b"x") >= 0.15
+
+
+def test_jitter_keeps_the_order(echo) -> None:
+    data = bytes(range(256)) * 200
+    with (
+        TcpProxy(echo, jitter_s=0.01, seed=2) as proxy,
+        socket.create_connection(proxy.address, timeout=20) as client,
+    ):
+        assert ask(client, data) == data
+
+
+def test_refused_connections_are_reset_and_the_others_work(echo) -> None:
+    came, refused = 0, 0
+    with TcpProxy(echo, refuse=0.5, seed=3) as proxy:
+        for _ in range(12):
+            with socket.create_connection(proxy.address, timeout=20) as client:
+                try:
+                    came += ask(client, b"hello") == b"hello"
+                except ConnectionError:
+                    refused += 1
+    assert came >= 2
+    assert refused >= 2
 
 
 def test_a_connection_made_in_a_partition_waits(echo) -> None:
@@ -165,7 +216,9 @@ def test_a_proxy_that_was_never_entered_closes() -> None:
     assert proxy._loop.is_closed()
 
 
-@pytest.mark.parametrize("settings", [{"delay_s": -1.0}, {"bytes_per_s": 0.0}, {"loss": 1.0}])
+@pytest.mark.parametrize(
+    "settings", [{"delay_s": -1.0}, {"bytes_per_s": 0.0}, {"loss": 1.0}, {"jitter_s": -1.0}, {"refuse": 1.5}]
+)
 def test_settings_that_cannot_work_are_refused(settings) -> None:
     with pytest.raises(ConfigError):
         TcpProxy(("127.0.0.1", 9), **settings)
