@@ -5,6 +5,7 @@ headrace inspect diff A B      what differs between two run records (files or ru
 headrace inspect traces ID DIR whether a folder holds any trace of a user (exit code 1 if it does)
 headrace inspect experiment X  what a server's arms did, and whether anything may be concluded (exit code 1 if not)
 headrace inspect profile X     where a step's time goes: of a recipe (with its name=value) or of a run folder
+headrace inspect cluster X     workers, servers, shards and decisions of a run on many machines (--watch: live)
 headrace inspect versions DIR  what became of a run's versions, as `headrace versions DIR` lists them
 """
 
@@ -21,6 +22,7 @@ from rich.markup import escape
 from rich.padding import Padding
 from rich.table import Table
 
+from headrace.cli.inspect_cluster import add_cluster_arguments, cluster
 from headrace.cli.inspect_experiment import add_experiment_arguments, experiment
 from headrace.cli.inspect_files import (
     checkpoint,
@@ -56,6 +58,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--steps", type=int, default=50, help="learning steps that `profile` measures of a recipe")
     parser.add_argument("--json", action="store_true", help="print one JSON object and nothing else")
     add_experiment_arguments(parser)
+    add_cluster_arguments(parser)
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -68,6 +71,8 @@ def run(arguments: argparse.Namespace) -> int:
         return _diff(Path(words[1]), Path(words[2]), arguments.json)
     if words[0] == "experiment":
         return experiment(words[1:], arguments)
+    if words[0] == "cluster":
+        return cluster(words[1:], arguments)
     if words[0] == "traces":
         return traces(words[1:], as_json=arguments.json)
     if words[0] == "versions":
