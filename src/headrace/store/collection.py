@@ -34,7 +34,7 @@ from headrace.store.passes import (
 )
 from headrace.store.ranks import Ranks
 from headrace.store.row_rules import FloatArray
-from headrace.store.sharded import ShardedPass, ShardedTable
+from headrace.store.sharded import JointTable
 from headrace.store.table import NativeTable
 from headrace.types import Batch
 
@@ -114,7 +114,8 @@ class EmbeddingCollection(nn.Module):
     learns. With gradients it keeps what it found until `apply_gradients` or `discard`; one thread at a time. Work on
     native tables is spread over `torch.get_num_threads()` threads; results do not depend on their number.
 
-    Of a `ShardedTable` every rank holds a part: then forward passes and `apply_gradients` are collective.
+    Of a `ShardedTable` every rank holds a part: then forward passes and `apply_gradients` are collective. Any tables
+    with a `joint_pass` are looked up together, by the pass that it returns.
 
     The tables are no part of `state_dict`: they have their own `state`.
 
@@ -138,9 +139,9 @@ class EmbeddingCollection(nn.Module):
         self._tables, self._lookups = dict(tables), tuple(lookups)
         native = {name: table for name, table in tables.items() if _is_native(table)}
         fast = [lookup for lookup in lookups if lookup.table in native]
-        self._sharded = {name: table for name, table in tables.items() if isinstance(table, ShardedTable)}
-        sharded = len(self._sharded)
-        require(sharded in (0, len(tables)), "EmbeddingCollection.tables", got=f"{sharded} sharded",
+        self._sharded = {name: table for name, table in tables.items() if isinstance(table, JointTable)}
+        sharded, kinds = len(self._sharded), {type(table) for table in self._sharded.values()}
+        require(sharded in (0, len(tables)) and len(kinds) < 2, "EmbeddingCollection.tables", got=f"{sharded} sharded",
                 expected=f"all {len(tables)} or none", do="Wrap every table in ShardedTable.")  # fmt: skip
         self._shared = [lookup for lookup in lookups if lookup.table in self._sharded]
         self._plain = [lookup for lookup in lookups if lookup.table not in native | self._sharded]
@@ -157,7 +158,7 @@ class EmbeddingCollection(nn.Module):
     @property
     def ranks(self) -> Ranks | None:
         """The ranks that the tables are spread over; None where they are whole."""
-        return next((table.ranks for table in self._sharded.values()), None)
+        return next((getattr(table, "ranks", None) for table in self._sharded.values()), None)
 
     @property
     def lookups(self) -> tuple[FeatureLookup, ...]:
@@ -203,8 +204,8 @@ class EmbeddingCollection(nn.Module):
             plain, outputs = PlainPass.begin(self._tables, self._plain, batch)
             found |= _by_feature(self._plain, self._tracked(kept, plain, outputs))
         if self._shared:
-            shared, outputs = ShardedPass.begin(self._sharded, self._shared, batch)
-            found |= _by_feature(self._shared, self._tracked(kept, shared, outputs))
+            shared = self._joint_pass(batch, keep=True)
+            found |= _by_feature(self._shared, self._tracked(kept, shared, shared.rows()))
         self._kept.append(kept)
         return Embedded({item.feature: found[item.feature] for item in self._lookups}, joints)
 
@@ -218,6 +219,9 @@ class EmbeddingCollection(nn.Module):
         """
         for group in self._native:
             group.fetch(batch)
+
+    def _joint_pass(self, batch: Batch, keep: bool) -> PlainPass:
+        return next(iter(self._sharded.values())).joint_pass(self._sharded, self._shared, batch, keep)
 
     def _tracked(self, kept: _Kept, one: Pass, outputs: list[Tensor]) -> tuple[Tensor, ...]:
         kept.passes.append(one)
@@ -235,7 +239,7 @@ class EmbeddingCollection(nn.Module):
             outputs = PlainPass(self._tables, self._plain, batch, keep=False).rows()
             found |= {lookup.feature: out for lookup, out in zip(self._plain, outputs, strict=True)}
         if self._shared:
-            outputs = ShardedPass(self._sharded, self._shared, batch, keep=False).rows()
+            outputs = self._joint_pass(batch, keep=False).rows()
             found |= {lookup.feature: out for lookup, out in zip(self._shared, outputs, strict=True)}
         return Embedded({item.feature: found[item.feature] for item in self._lookups}, joints)
 

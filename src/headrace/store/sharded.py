@@ -8,7 +8,7 @@ a thousand times in the batch of a rank crosses the wire once, and one that come
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TypeAlias, cast
+from typing import Any, Protocol, TypeAlias, cast, runtime_checkable
 
 import numpy as np
 import torch
@@ -28,6 +28,15 @@ from headrace.types import Batch, RowChange, State
 
 Step: TypeAlias = tuple[IdArray, FloatArray, IdArray, IdArray]
 """Distinct ids (U,), summed gradients (U, D), occurrences (U,), newest event times (U,)."""
+
+
+@runtime_checkable
+class JointTable(Protocol):
+    """A table that an `EmbeddingCollection` looks up together with others of its kind, elsewhere."""
+
+    def joint_pass(self, tables: Mapping[str, Any], lookups: Sequence[Lookup], batch: Batch, keep: bool) -> PlainPass:
+        """Return a pass over all of these tables."""
+        ...
 
 
 class ShardedTable:
@@ -90,6 +99,10 @@ class ShardedTable:
         occurrences = self._arguments.int64("counts", counts, len(known))
         check_update(self._arguments, known, gradients, occurrences)
         return known, gradients, occurrences, self._arguments.int64("times", times, len(known))
+
+    def joint_pass(self, tables: Mapping[str, Any], lookups: Sequence[Lookup], batch: Batch, keep: bool) -> PlainPass:
+        """Return a pass over several sharded tables."""
+        return ShardedPass(tables, lookups, batch, keep)
 
     def changes(self, since: int) -> RowChange:
         """Return what changed in the shard here."""
@@ -225,22 +238,22 @@ def push(tables: Mapping[str, ShardedTable], steps: Mapping[str, Step], ranks: R
     counts = _travel(names, {name: steps[name][2] for name in names}, owners, ranks)
     times = _travel(names, {name: steps[name][3] for name in names}, owners, ranks)
     grads = _travel_rows(names, steps, owners, ranks, [[len(part[name]) for name in names] for part in ids])
-    merged = {}
+    totals = {}
     for name in names:
         came = [(ids[rank][name], grads[rank][name], counts[rank][name], times[rank][name])
                 for rank in range(ranks.size)]  # fmt: skip
-        merged[name] = _merged(came, tables[name].config.dim)
-    bad = ranks.any([not bool(np.isfinite(step[1]).all()) for step in merged.values()])
+        totals[name] = merged(came, tables[name].config.dim)
+    bad = ranks.any([not bool(np.isfinite(step[1]).all()) for step in totals.values()])
     for name, found in zip(names, bad, strict=True):
         if found:
             raise not_finite(name)
     for name in names:
         # also where nothing came here: rules count the table's updates
-        tables[name].shard.update(*(torch.from_numpy(array) for array in merged[name]))
+        tables[name].shard.update(*(torch.from_numpy(array) for array in totals[name]))
 
 
-def _merged(came: Sequence[Step], dim: int) -> Step:
-    """Add what the ranks sent, in the order of ranks."""
+def merged(came: Sequence[Step], dim: int) -> Step:
+    """Add what several sent, in their order; ids of each are distinct."""
     known, places = np.unique(np.concatenate([step[0] for step in came]), return_inverse=True)
     total = np.zeros((len(known), dim), np.float32)
     number, moments = np.zeros(len(known), np.int64), np.full(len(known), np.iinfo(np.int64).min)
