@@ -149,7 +149,8 @@ class Ledger:
 
     def _steal(self, victim: int, fence: int, worker: str, start: int) -> list[Part]:
         """Move the places from `start` on of one lease into a new lease."""
-        left = self.held[victim].part
+        held = self.held[victim]
+        held.split, left = True, held.part
         moved = [(max(lo, start), hi) for lo, hi in left.ranges if hi > start]
         for lo, hi in moved:
             left.ranges.remove(lo, hi)

@@ -64,8 +64,9 @@ class KeptLedger:
         self.ledger = ledger
         self._rebuilt(ledger)
         if self._file is not None and self._seq == 0:
-            self._append(["settings", self.config.pinned()], None)
-            self._file.flush(self._seq)
+            self._seq = 1
+            self._file.append(1, json.dumps(["settings", self.config.pinned()]))
+            self._file.flush(1)
 
     @contextmanager
     def together(self) -> Iterator[None]:
@@ -98,20 +99,16 @@ class KeptLedger:
             raise StoreError(f"Log {self._file.path}", got="a write that failed", expected="a durable record",
                              do="Nothing of the call was kept; repeat it.")  # fmt: skip
 
-    def _append(self, record: list[Any], step: int | None) -> str:
-        self._seq += 1
+    def do(self, *record: Any, step: int | None = None) -> list[Part]:
+        """Carry out a change and record it; return the parts that became free."""
         body = json.dumps(record, separators=(",", ":"))
+        freed = self.ledger.apply(list(record) if step is None else [*record, step])
+        self._seq += 1
+        if step is not None:
+            self._remember(step, body)
         if self._file is not None:
             self._file.append(self._seq, body, step)
-        return body
-
-    def do(self, *record: Any, step: int | None = None) -> list[Part]:
-        """Record a change and carry it out; return the parts that became free."""
-        body = self._append(list(record), step)
-        if step is None:
-            return self.ledger.apply(list(record))
-        self._remember(step, body)
-        return self.ledger.apply([*record, step])
+        return freed
 
     def _remember(self, step: int, body: str) -> None:
         self.steps[step] = body

@@ -109,13 +109,17 @@ class Part:
 
 @dataclass(slots=True)
 class Held:
-    """A part that somebody works on: `part.ranges` is what is still to do, `progress` what at-least-once has of it."""
+    """A part that somebody works on: `part.ranges` is what is still to do, `progress` what at-least-once has of it.
+
+    `moved` says that something of it was committed, `split` that another worker was given the back of it.
+    """
 
     fence: int
     worker: str
     part: Part
     progress: RangeSet = field(default_factory=RangeSet)
     moved: bool = False
+    split: bool = False
 
 
 @dataclass(slots=True)

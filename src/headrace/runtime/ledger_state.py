@@ -33,7 +33,8 @@ def capture(ledger: Ledger) -> dict[str, Any]:
     found = _capture(ledger)
     found["done"] = ledger.done_rows
     found["held"] = [
-        [held.fence, held.worker, _part(held.part), _pairs(held.progress), held.moved] for held in ledger.held.values()
+        [held.fence, held.worker, _part(held.part), _pairs(held.progress), held.moved, held.split]
+        for held in ledger.held.values()
     ]
     found["marks"] = [_part(part) for part in ledger.marks.values()]
     return found
@@ -118,8 +119,8 @@ def load(found: dict[str, Any], config: QueueConfig) -> Ledger:
     for values in found["marks"]:
         ledger.last_mark += 1
         ledger.marks[ledger.last_mark] = _read_part(values, ledger.last_mark)
-    for fence, worker, values, progress, moved in found["held"]:
-        held = Held(fence, worker, _read_part(values), RangeSet(progress), moved)
+    for fence, worker, values, progress, moved, split in found["held"]:
+        held = Held(fence, worker, _read_part(values), RangeSet(progress), moved, split)
         ledger.held[fence] = held
         ledger.by_worker.setdefault(worker, {})[fence] = held
     ledger.done_rows = found.get("done", ledger.consumed_rows)
@@ -143,6 +144,8 @@ def restored(state: dict[str, Any], live: Ledger) -> Ledger:
         if entry.stop > mine.stop:
             mine.stop, mine.cuts = entry.stop, list(entry.cuts)
         mine.closed = mine.closed or entry.closed
+    while live.config.mode == "at_most_once" and ledger.epochs < live.epochs:
+        ledger.apply(["epoch", ledger.epochs])
     for (source, epoch), old in live.books.items():
         book = ledger.books.get((source, epoch))
         if book is None:

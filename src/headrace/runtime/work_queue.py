@@ -19,16 +19,8 @@ from headrace.runtime.ledger import Ledger
 from headrace.runtime.ledger_backlog import Backlog
 from headrace.runtime.ledger_clock import LeaseClock
 from headrace.runtime.ledger_file import Durability
-from headrace.runtime.ledger_grants import (
-    Contribution,
-    Counts,
-    Grant,
-    StreamProgress,
-    counted,
-    grant_of,
-    rows_of,
-    streams,
-)
+from headrace.runtime.ledger_grants import Contribution, Counts, Grant, StreamProgress, counted, grant_of, rows_of
+from headrace.runtime.ledger_grants import streams as progress_of
 from headrace.runtime.ledger_kept import KeptLedger
 from headrace.runtime.ledger_parts import Held, Quarantined, QueueConfig
 from headrace.runtime.ledger_state import check_state, manifest, restored
@@ -268,7 +260,8 @@ class ShardQueue:
         """Record all that is left of a lease as done; the same again changes nothing.
 
         Raises:
-            LeaseLost: If the lease ended before.
+            LeaseLost: If the lease ended before, or is shorter than the one handed in, because its back was split off:
+                hand in what `renew` returns, with the results of those rows only.
         """
         with self.together():
             if -lease.fence in self._kept.steps:
@@ -277,8 +270,11 @@ class ShardQueue:
             if held is None or held.part.shard != lease.shard:
                 raise LeaseLost(f"Shard '{lease.shard}'", got=f"fence {lease.fence}", expected="that of a living lease",
                                 do="It belongs to somebody else now; drop what was made of it.")  # fmt: skip
-            first = held.part.first
-            rest = [Contribution(lease.shard, lease.fence, lo - first, hi - first) for lo, hi in held.part.ranges]
+            now = self._grant(held)
+            if held.split and getattr(lease, "ranges", None) != now.ranges:
+                raise LeaseLost(f"Shard '{lease.shard}'", got="more than is left of a lease that was split",
+                                expected=f"positions {now.ranges}", do="Renew, and hand in the lease got.")  # fmt: skip
+            rest = [Contribution(lease.shard, lease.fence, start, stop) for start, stop in now.ranges]
             self._commit(-lease.fence, rest, "")
 
     def fail(self, lease: Lease, position: int | None, error: str) -> bool:
@@ -335,7 +331,7 @@ class ShardQueue:
             ledger = self._ledger
             files = not ledger.epochs or ledger.epochs >= self.config.epochs
             closed = all(entry.closed for entry in ledger.sources.values())
-            return files and closed and not ledger.held and not self._backlog.rows
+            return bool(ledger.sources) and files and closed and not ledger.held and not self._backlog.rows
 
     def counts(self) -> Counts:
         """Return the rows by state."""
@@ -354,18 +350,16 @@ class ShardQueue:
 
     def trained_through(self) -> dict[str, int]:
         """Return for every stream the row up to which all is settled: consumed, quarantined or dropped."""
-        with self._kept.lock:
-            return {name: one.trained_through for name, one in streams(self._ledger).items()}
+        return {name: one.trained_through for name, one in self.streams().items()}
 
     def lag(self) -> dict[str, int]:
         """Return for every stream how many of its rows are not settled."""
-        with self._kept.lock:
-            return {name: one.lag for name, one in streams(self._ledger).items()}
+        return {name: one.lag for name, one in self.streams().items()}
 
     def streams(self) -> dict[str, StreamProgress]:
         """Return how far every stream partition is, with what is settled beyond the unbroken run."""
         with self._kept.lock:
-            return streams(self._ledger)
+            return progress_of(self._ledger)
 
     def state(self) -> State:
         """Return what the manifest of a step keeps; take it between the commits of that step and of the next one.
