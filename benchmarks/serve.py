@@ -119,7 +119,7 @@ def latencies(plan: Plan, figures: Figures, load: Load, run: Path, publisher: An
         figures.add("rank_p99_ms_at_half_load", measure.half_load(plan, load, server, half), unit="ms",
                     goal=Goal("<=", 15.0))  # fmt: skip
         say("swaps of versions")
-        changes, versions = measure.swaps(plan, load, server, publisher, half)
+        changes, versions = measure.swaps(plan, load, server, run, publisher, half)
         figures.add("swap_p99_change", changes, goal=Goal("<=", 0.2))
         figures.notes.append(f"swap_p99_change: {versions} versions came, each of {plan.swap_rows} rows and all "
                              "dense tensors")  # fmt: skip

@@ -2,21 +2,14 @@
 
 from __future__ import annotations
 
-import threading
-import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import numpy as np
-import torch
-
 from headrace.publish import LogPublisher
-from headrace.types import Change, RowChange, Version
-from serve_contenders import model
 from serve_contenders.load import Load, Taken
 from serve_contenders.processes import Server, ServerFailed, fastapi, ours, ray_serve
+from serve_contenders.publishing import publishing
 
 OURS, FASTAPI, RAY = "headrace", "fastapi_torch", "ray_serve"
 
@@ -123,41 +116,9 @@ def half_load(plan: Plan, load: Load, server: Server, rate: float) -> list[float
     return [load.run(server, connections=64, seconds=plan.seconds, rate=rate).p99_ms for _ in range(plan.rounds)]
 
 
-@contextmanager
-def swapping(plan: Plan, publisher: LogPublisher) -> Iterator[None]:
-    """Publish versions for the length of the block."""
-    ended = threading.Event()
-    draw = np.random.default_rng(5)
-    rows = np.sort(np.stack([draw.choice(plan.rows, size=max(plan.swap_rows // model.FEATURES, 1), replace=False)
-                             for _ in range(16)]), axis=1)  # fmt: skip
-    made = [_rows_change(places, number) for number, places in enumerate(rows)]
-    dense = model.dense()
-
-    def publish() -> None:
-        number = publisher.last().number + 1
-        due = time.monotonic()
-        while not ended.wait(max(due - time.monotonic(), 0)):
-            publisher.publish(Change(version=Version(number, number - 1), dense=dense,
-                                     tables=dict.fromkeys(model.NAMES, made[number % len(made)])))  # fmt: skip
-            number += 1
-            due += 1.0 / plan.swaps_per_s
-
-    thread = threading.Thread(target=publish)
-    thread.start()
-    try:
-        yield
-    finally:
-        ended.set()
-        thread.join()
-
-
-def _rows_change(places: np.ndarray, seed: int) -> RowChange:
-    draw = torch.Generator().manual_seed(seed)
-    rows = torch.randn(len(places), model.DIM, generator=draw) * 0.05
-    return RowChange(torch.from_numpy(places.astype(np.int64)), rows, torch.zeros(0, dtype=torch.int64))
-
-
-def swaps(plan: Plan, load: Load, server: Server, publisher: LogPublisher, rate: float) -> tuple[list[float], int]:
+def swaps(
+    plan: Plan, load: Load, server: Server, run: Path, publisher: LogPublisher, rate: float
+) -> tuple[list[float], int]:
     """Return the p99 with new versions over that without, of windows in pairs, and how many versions came."""
     first = publisher.last().number
     changes = []
@@ -165,7 +126,7 @@ def swaps(plan: Plan, load: Load, server: Server, publisher: LogPublisher, rate:
         p99 = {}
         for swap in (False, True) if pair % 2 == 0 else (True, False):
             if swap:
-                with swapping(plan, publisher):
+                with publishing(run, plan.rows, plan.swap_rows, plan.swaps_per_s):
                     p99[swap] = load.run(server, connections=64, seconds=plan.seconds, rate=rate).p99_ms
             else:
                 p99[swap] = load.run(server, connections=64, seconds=plan.seconds, rate=rate).p99_ms

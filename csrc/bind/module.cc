@@ -18,7 +18,7 @@ using namespace nb::literals;
 NB_MODULE(_native, module) {
   nanobind::set_leak_warnings(false);  // a table that lives until the program ends is no error
   module.doc() = "The native embedding table; use it through headrace.store.";
-  module.attr("INTERFACE") = 5;  // headrace.store.table refuses a build of another interface
+  module.attr("INTERFACE") = 6;  // headrace.store.table refuses a build of another interface
   headrace::BindTable(module);
   headrace::BindPacked(module);
   headrace::BindSnapshot(module);

@@ -110,11 +110,11 @@ void BindBody(nb::module_& module) {
   nb::class_<RankReader>(module, "RankReader", "Reads rank requests; see csrc/score/rank_body.h.")
       .def(
           "__init__",
-          [](RankReader* self, const std::vector<std::tuple<std::string, int32_t, bool>>& columns, int item,
-             int64_t max_rows) {
+          [](RankReader* self, const std::vector<std::tuple<std::string, int32_t, bool, bool>>& columns,
+             int item, int64_t max_rows) {
             std::vector<score::ColumnSpec> specs;
-            for (const auto& [name, kind, refused] : columns) {
-              specs.push_back({name, static_cast<score::ColumnKind>(kind), refused});
+            for (const auto& [name, kind, refused, looked_up] : columns) {
+              specs.push_back({name, static_cast<score::ColumnKind>(kind), refused, looked_up});
             }
             new (self) RankReader(std::move(specs), item, max_rows);
           },

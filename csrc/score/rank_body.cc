@@ -55,10 +55,10 @@ bool IsAscii(std::string_view text) {
 
 }  // namespace
 
-TextIds::TextIds() : places_(kPlaces) {}
+namespace {
 
-int64_t TextIds::Of(std::string_view text) {
-  if (text.size() > kLongest || text.empty()) return HashText(text);
+// Tells texts apart, no more.
+uint64_t MixText(std::string_view text) {
   uint64_t mixed = text.size();
   size_t at = 0;
   for (; at + 8 <= text.size(); at += 8) {
@@ -71,7 +71,16 @@ int64_t TextIds::Of(std::string_view text) {
     std::memcpy(&word, text.data() + at, text.size() - at);
     mixed = Mix64(mixed ^ word);
   }
-  Place& place = places_[mixed % kPlaces];
+  return mixed;
+}
+
+}  // namespace
+
+TextIds::TextIds() : places_(kPlaces) {}
+
+int64_t TextIds::Of(std::string_view text) {
+  if (text.size() > kLongest || text.empty()) return HashText(text);
+  Place& place = places_[MixText(text) % kPlaces];
   if (place.size == text.size() && std::memcmp(place.text, text.data(), text.size()) == 0) return place.id;
   place.id = HashText(text);
   place.size = static_cast<uint8_t>(text.size());
@@ -147,7 +156,7 @@ class RankReader::Parser {
     do {
       std::string_view name;
       if (!Text(&name) || !Eat(':')) return false;
-      const int column = Find(name, 0);
+      const int column = Find(name);
       if (column < 0 || first[static_cast<size_t>(column)]) return false;
       first[static_cast<size_t>(column)] = 1;
       Column& into = out_.columns[static_cast<size_t>(column)];
@@ -164,31 +173,59 @@ class RankReader::Parser {
 
   bool Candidates() {
     if (!Eat('[')) return false;
-    std::vector<int> order;  // the fields of the first candidate; most bodies repeat it
+    order_.clear();
     do {
       if (++out_.rows > reader_.max_rows_ || !Eat('{')) return false;
+      const bool first = out_.rows == 1;
       size_t field = 0;
       do {
-        std::string_view name;
-        if (!Text(&name) || !Eat(':')) return false;
-        const int guess = field < order.size() ? order[field] : 0;
-        const int column = Find(name, guess);
+        const int column = first ? FirstName() : NextName(field);
         if (column < 0) return false;
         Column& into = out_.columns[static_cast<size_t>(column)];
-        if (out_.rows == 1) {
-          if (into.from == Column::From::kOwn) return false;
-          into = {};
-          into.from = Column::From::kOwn;
-          order.push_back(column);
-        } else if (into.from != Column::From::kOwn || Size(into) != out_.rows - 1) {
-          return false;
-        }
+        if (!first && (into.from != Column::From::kOwn || Size(into) != out_.rows - 1)) return false;
         if (!Value(column, into)) return false;
+        if (first) Reserve(into);
         ++field;
       } while (Eat(','));
-      if (field != order.size() || !Eat('}')) return false;
+      if (field != order_.size() || !Eat('}')) return false;
     } while (Eat(','));
     return Eat(']');
+  }
+
+  // The column that a name of the first candidate says, up to its colon; -1: none.
+  int FirstName() {
+    Space();
+    const char* from = at_;
+    std::string_view name;
+    if (!Text(&name) || !Eat(':')) return -1;
+    const int column = Find(name);
+    if (column < 0) return -1;
+    Column& into = out_.columns[static_cast<size_t>(column)];
+    if (into.from == Column::From::kOwn) return -1;
+    into = {};
+    into.from = Column::From::kOwn;
+    order_.push_back({column, {from, static_cast<size_t>(at_ - from)}});
+    return column;
+  }
+
+  // The same of a later candidate: mostly the same bytes at the same place.
+  int NextName(size_t field) {
+    Space();
+    if (field < order_.size() && Word(order_[field].written)) return order_[field].column;
+    std::string_view name;
+    return Text(&name) && Eat(':') ? Find(name) : -1;
+  }
+
+  // Makes room for as many values as the last body had.
+  void Reserve(Column& into) const {
+    const size_t rows = reader_.rows_before_;
+    if (into.is == Column::Is::kNumber) {
+      into.numbers.reserve(rows);
+      return;
+    }
+    into.ids.reserve(rows);
+    if (into.is == Column::Is::kText) into.texts.reserve(rows);
+    if (!into.raw.empty()) into.raw.reserve(rows);
   }
 
   // What the general way checks of whole requests: an item for every candidate, each once.
@@ -222,7 +259,7 @@ class RankReader::Parser {
       } else if (into.is != Column::Is::kText) {
         return false;
       }
-      into.ids.push_back(reader_.ids_.Of(text));
+      into.ids.push_back(spec.looked_up ? reader_.ids_.Of(text) : static_cast<int64_t>(MixText(text)));
       into.texts.push_back(text);
       if (number == reader_.item_) into.raw.emplace_back(from, static_cast<size_t>(at_ - from));
       return true;
@@ -244,9 +281,8 @@ class RankReader::Parser {
     return true;
   }
 
-  int Find(std::string_view name, int guess) const {
+  int Find(std::string_view name) const {
     const auto& columns = reader_.columns_;
-    if (columns[static_cast<size_t>(guess)].name == name) return guess;
     for (size_t i = 0; i < columns.size(); ++i) {
       if (columns[i].name == name) return static_cast<int>(i);
     }
@@ -312,7 +348,10 @@ class RankReader::Parser {
     }
     if (*whole) {
       if (count > 18 || (*from == '-' && *digits == '0')) return false;
-      return std::from_chars(from, at_, *value).ec == std::errc();
+      int64_t sum = 0;
+      for (const char* digit = digits; digit != at_; ++digit) sum = sum * 10 + (*digit - '0');
+      *value = *from == '-' ? -sum : sum;
+      return true;
     }
     return std::from_chars(from, at_, *number).ec == std::errc() && std::isfinite(*number);
   }
@@ -322,6 +361,11 @@ class RankReader::Parser {
   const char* at_;
   const char* end_;
   std::vector<char> of_user_, of_context_;
+  struct Named {
+    int column;
+    std::string_view written;  // from its quotation mark to its colon
+  };
+  std::vector<Named> order_;  // the fields of the first candidate; most bodies repeat it
 };
 
 RankReader::RankReader(std::vector<ColumnSpec> columns, int item, int64_t max_rows)
@@ -332,7 +376,9 @@ bool RankReader::Read(std::string_view body, RankBody* out) {
   out->body.assign(body);
   out->columns.resize(columns_.size());
   if (!IsAscii(out->body) && !IsUtf8(out->body)) return false;
-  return Parser(*this, *out).Body();
+  const bool plain = Parser(*this, *out).Body();
+  rows_before_ = static_cast<size_t>(out->rows);
+  return plain;
 }
 
 std::string WriteRanked(const RankBody& body, int item, std::string_view key, int64_t version,

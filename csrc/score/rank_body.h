@@ -21,7 +21,8 @@ enum class ColumnKind : int32_t { kText = 0, kInteger = 1, kTextOrInteger = 2, k
 struct ColumnSpec {
   std::string name;  // in the body
   ColumnKind kind = ColumnKind::kText;
-  bool refused = false;  // a body that has it is unusual
+  bool refused = false;   // a body that has it is unusual
+  bool looked_up = true;  // texts get the ids that tables have; without it any number that tells them apart
 };
 
 struct Column {
@@ -78,6 +79,7 @@ class RankReader {
   int64_t max_rows_;
   TextIds ids_;
   std::vector<int64_t> sorted_;
+  size_t rows_before_ = 0;  // of the last body: the next one will have about as many
 };
 
 // The answer to a scored body: {"key", "version", "scores", "order", "items"}; `more` stands behind the

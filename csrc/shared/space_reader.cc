@@ -6,7 +6,8 @@
 namespace headrace::shared {
 namespace {
 
-constexpr size_t kAhead = 8;
+constexpr size_t kAhead = 16;
+constexpr int64_t kLine = 64;
 
 }  // namespace
 
@@ -66,15 +67,27 @@ void SpaceReader::Read(int table, std::span<const int64_t> ids, float* rows, int
   const TableHead& head = part.table.head();
   const auto precision = static_cast<Precision>(head.precision);
   const Kernels& kernels = ActiveKernels();
-  for (size_t i = 0; i < std::min(ids.size(), kAhead); ++i) part.table.Prefetch(ids[i]);
-  for (size_t i = 0; i < ids.size(); ++i) {
-    if (i + kAhead < ids.size()) part.table.Prefetch(ids[i + kAhead]);
-    float* out = rows + static_cast<int64_t>(i) * stride;
-    if (const std::byte* row = part.table.Find(ids[i], epoch_)) {
-      kernels.decode(precision, head.dim, row, out);
-    } else {
-      part.initial.Fill(ids[i], head.dim, out);
+  // A row is two misses away, its cell and itself: both are on their way some ids before they are needed.
+  const std::byte* found[kAhead];
+  const size_t count = ids.size();
+  for (size_t i = 0; i < std::min(count, kAhead); ++i) part.table.Prefetch(ids[i]);
+  for (size_t i = 0; i < count + kAhead; ++i) {
+    if (i >= kAhead) {
+      const size_t at = i - kAhead;
+      float* out = rows + static_cast<int64_t>(at) * stride;
+      if (const std::byte* row = found[at % kAhead]) {
+        kernels.decode(precision, head.dim, row, out);
+      } else {
+        part.initial.Fill(ids[at], head.dim, out);
+      }
     }
+    if (i >= count) continue;
+    if (i + kAhead < count) part.table.Prefetch(ids[i + kAhead]);
+    const std::byte* row = part.table.Find(ids[i], epoch_);
+    found[i % kAhead] = row;
+    if (row == nullptr) continue;
+    for (int64_t byte = 0; byte < head.row_bytes; byte += kLine) __builtin_prefetch(row + byte);
+    __builtin_prefetch(row + head.row_bytes - 1);
   }
 }
 

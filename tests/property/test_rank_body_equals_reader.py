@@ -98,7 +98,9 @@ def mutated(draw: random.Random, body: bytes) -> bytes:
 def test_what_native_code_reads_is_what_the_reader_reads(plan):
     module = load_native()
     reader = RequestReader(SCHEMA, ServeConfig(max_rows=4, max_future_s=None), now=lambda: 99)
-    columns = [(column.name, KINDS[column.kind], column.refused) for column in plan.columns]
+    columns = [
+        (column.name, KINDS[column.kind], column.refused, place % 2 == 0) for place, column in enumerate(plan.columns)
+    ]
     native = module.RankReader(columns, plan.item, 4)
     draw, read = random.Random(8), 0
     from headrace.store.field_scores import ScoredBody

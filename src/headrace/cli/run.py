@@ -18,6 +18,7 @@ from headrace.loop import Progress as LoopProgress
 from headrace.online import Embedded, RunFolder, build, find_recipe, run_joiner, run_learner, run_publisher
 from headrace.online.config import OnlineConfig
 from headrace.ranking import FitConfig, FitProgress, fit_ranker
+from headrace.runtime import step_back
 from headrace.types import Report
 
 NAME = "run"
@@ -31,6 +32,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("settings", nargs="*", metavar="name=value", help="the recipe's own parameters")
     parser.add_argument("--folder", type=Path, help="run folder; a run continues there (default: runs/<name>-<hash>)")
     parser.add_argument("--role", choices=PROCESS_ROLES, help="run only this process of the production layout")
+    parser.add_argument("--nice", type=int, default=10, metavar="N", help="with --role: leave shared cores to whoever "
+                        "answers users, as niceness 0 to 19 (default 10)")  # fmt: skip
     parser.add_argument("--events-from", type=Path, metavar="FOLDER", help="with --role joiner: join the events of the "
                         "run in this folder, so that an arm of its server learns from them")  # fmt: skip
     parser.add_argument("--changes", metavar="PLACE", action="append", default=[], help="with --role publisher: copy "
@@ -73,6 +76,8 @@ def run(arguments: argparse.Namespace) -> int:
     config = build(find_recipe(arguments.recipe), arguments.settings)
     folder = run_folder(config, arguments.folder)
     stop = stop_on_signals()
+    if arguments.role is not None:
+        step_back(arguments.nice)
     if isinstance(config, FitConfig):
         require(arguments.role is None, "--role", got=arguments.role, expected="none",
                 do="A ranker that is fitted offline has no roles; `headrace serve` serves the result.")  # fmt: skip

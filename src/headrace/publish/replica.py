@@ -91,6 +91,9 @@ class Replica:
         table; finding them takes a copy of the table's rows. Tables that cannot list their rows are cleared and filled.
     """
 
+    waited_for = True
+    """Whether readers may have to wait for whoever applies a change."""
+
     def __init__(
         self, tables: Mapping[str, Table], dense: nn.Module | Mapping[str, Tensor] | None = None, *,
         mode: Mode = "consistent",

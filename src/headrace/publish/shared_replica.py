@@ -73,6 +73,8 @@ class SharedReplica(Replica):
     Thread-safety: as `Replica`.
     """
 
+    waited_for = False
+
     def __init__(
         self, space: SharedSpace, tables: Mapping[str, SpaceTable], dense: nn.Module | Mapping[str, Tensor] | None
     ) -> None:

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from headrace.runtime.crew import Crew, RestartConfig
     from headrace.runtime.launch import Exit, Launched, Launcher, RoleCommand, announce, launched
     from headrace.runtime.local_launch import LocalLauncher
+    from headrace.runtime.manners import step_back, thread_steps_back
     from headrace.runtime.monitor import Monitor, MonitorConfig, NodeSpeeds, View
     from headrace.runtime.placement import Demand, demand
     from headrace.runtime.ray_launch import RayLauncher
@@ -138,6 +139,8 @@ __all__ = [
     "simulate",
     "solution_from_json",
     "solution_json",
+    "step_back",
+    "thread_steps_back",
     "transient_worker",
 ]
 
@@ -160,6 +163,7 @@ _MODULES = (
     "simulate",
     "simulate_run",
     "ray_launch",
+    "manners",
 )
 """Where the names are, those that import little first: looked through in this order."""
 

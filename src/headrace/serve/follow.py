@@ -12,6 +12,7 @@ import numpy as np
 from headrace.errors import HeadraceError, VersionError
 from headrace.publish.acknowledgements import Acknowledger, ReplicaLag, lags, plain
 from headrace.publish.replica import ChangeSource, Replica
+from headrace.runtime import thread_steps_back
 from headrace.serve.freshness import Delays
 from headrace.serve.metrics import Reading
 from headrace.serve.standing import standing_facts, standing_gauges
@@ -19,6 +20,8 @@ from headrace.types import Change
 
 _log = logging.getLogger(__name__)
 BACKOFF_S = 1.0
+NICENESS = 5
+"""How far following steps back where other processes answer from the version before until the next one is whole."""
 
 
 class Follower:
@@ -144,6 +147,8 @@ class Follower:
                    [({"replica": lag.replica}, lag.seconds) for lag in known])  # fmt: skip
 
     def _run(self) -> None:
+        if not self.replica.waited_for:
+            thread_steps_back(NICENESS)
         while not self._stop.wait(self.poll_s if not self.error else BACKOFF_S):
             try:
                 self.step()

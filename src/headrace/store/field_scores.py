@@ -205,7 +205,9 @@ class FieldScores:
         require(module is not None, "FieldScores", got="no native module", expected="headrace.store._native")
         assert module is not None
         self.plan, self.reader = plan, reader
-        columns = [(column.name, KINDS[column.kind], column.refused) for column in plan.columns]
+        looked_up = {feature.column for feature in plan.ids}
+        columns = [(column.name, KINDS[column.kind], column.refused, place in looked_up)
+                   for place, column in enumerate(plan.columns)]  # fmt: skip
         self._bodies = module.RankReader(columns, plan.item, max_rows)
         self._scorer = module.FieldScorer(self._native_plan(module))
 

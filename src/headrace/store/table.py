@@ -32,7 +32,7 @@ from headrace.store.row_rules_whole import GroupFTRL, RowWiseAdagrad
 from headrace.store.storage import LFU
 from headrace.store.table_config import Clipping, TableConfig, TableStats
 
-INTERFACE = 5
+INTERFACE = 6
 """What this file expects of the module; a build of another interface is refused."""
 
 # The codes of csrc/table/status.h.

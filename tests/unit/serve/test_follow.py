@@ -1,7 +1,10 @@
 from __future__ import annotations
 
+import os
+import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -10,6 +13,7 @@ import torch
 from headrace.errors import StaleError
 from headrace.publish import Replica
 from headrace.serve import Follower
+from headrace.serve.follow import NICENESS
 from headrace.serve.freshness import Delays
 from headrace.types import Change, Version
 
@@ -179,3 +183,25 @@ def test_delays_are_kept_in_turn() -> None:
     for value in range(10):
         delays.add(np.array([float(value)]))
     assert delays.summary().p50_s == pytest.approx(np.median([6.0, 7.0, 8.0, 9.0]))
+
+
+@pytest.mark.skipif(not Path("/proc").is_dir(), reason="threads have a niceness of their own on Linux alone")
+def test_following_steps_back_only_where_nobody_waits_for_it() -> None:
+    for waited_for in (True, False):
+        follower = following(Kept())
+        follower.replica.waited_for = waited_for  # type: ignore[misc]
+        seen: list[int] = []
+        apply = follower.step
+
+        def step(apply: Callable[[], bool] = apply, seen: list[int] = seen) -> bool:
+            seen.append(os.getpriority(os.PRIO_PROCESS, threading.get_native_id()))
+            return apply()
+
+        follower.step = step  # type: ignore[method-assign]
+        follower.start()
+        deadline = time.monotonic() + 5
+        while len(seen) < 2 and time.monotonic() < deadline:
+            time.sleep(0.001)
+        follower.stop()
+        assert seen[-1] == (seen[0] if waited_for else max(seen[0], NICENESS))
+        assert os.getpriority(os.PRIO_PROCESS, 0) == seen[0]  # the process itself stays as it was
