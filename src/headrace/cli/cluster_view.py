@@ -16,7 +16,7 @@ from rich.text import Text
 from headrace.cli.output import human_bytes
 
 Status = Mapping[str, Any]
-STATES = {"done": ("█", "green"), "pending_done": ("▓", "green"), "doing": ("▒", "yellow"), "todo": ("░", "dim"),
+STATES = {"done": ("█", "green"), "pending": ("▓", "green"), "doing": ("▒", "yellow"), "todo": ("░", "dim"),
           "quarantined": ("x", "red"), "dropped": ("-", "red")}  # fmt: skip
 NODE_COLOURS = {"working": "green", "joining": "cyan", "slow": "yellow", "silent": "yellow", "gone": "red"}
 WORKER_COLUMNS = {"name": "worker", "state": "state", "rows": "rows learned", "batch_rows": "rows a step", "rows_per_s":
@@ -44,7 +44,7 @@ def shown(name: str, value: object) -> str:
     return f"{value:,.0f}"
 
 
-def action_text(decision: Status) -> str:
+def action_text(order: Status) -> str:
     """Return what was decided in a few words.
 
     Example:
@@ -53,19 +53,33 @@ def action_text(decision: Status) -> str:
         >>> action_text({"action": "Remove", "nodes": ["worker-3"]})
         'remove worker-3'
     """
-    kind = str(decision.get("action", ""))
+    kind = str(order.get("action", ""))
     if kind == "AdjustBatch":
-        parts = [f"{name} {rows}" for name, rows in dict(decision.get("sizes") or {}).items()]
+        parts = [f"{name} {rows}" for name, rows in dict(order.get("sizes") or {}).items()]
         more = f", and {len(parts) - 4} more" if len(parts) > 4 else ""
         return f"rows a step: {', '.join(parts[:4])}{more}"
     if kind == "MoveBuckets":
-        parts = [f"{name} {share:.2f}" for name, share in dict(decision.get("shares") or {}).items()]
+        parts = [f"{name} {share:.2f}" for name, share in dict(order.get("shares") or {}).items()]
         return f"share of the tables: {', '.join(parts[:4])}"
-    words = {"Restart": f"restart {decision.get('node')}", "Add": f"add {decision.get('count')} workers",
-             "Remove": f"remove {', '.join(decision.get('nodes') or ())}", "Nothing": "nothing",
-             "AdjustRate": f"learning rates × {decision.get('factor')}",
-             "Backup": f"not wait for the last {decision.get('count')} workers"}  # fmt: skip
+    words = {"Restart": f"restart {order.get('node')}", "Add": f"add {order.get('count')} workers",
+             "Remove": f"remove {', '.join(order.get('nodes') or ())}", "Nothing": "nothing",
+             "AdjustRate": f"learning rates × {order.get('factor')}",
+             "Backup": f"not wait for the last {order.get('count')} workers"}  # fmt: skip
     return words.get(kind, kind)
+
+
+def order_of(decision: Status) -> Status:
+    """Return the action of a decision of the log, with its fields."""
+    order = decision.get("order")
+    return order if isinstance(order, Mapping) else {}
+
+
+def server_facts(server: Status) -> Status:
+    """Return what a table server says, with the rows and bytes of all its tables added up."""
+    tables = server.get("tables")
+    if not isinstance(tables, Mapping):
+        return server
+    return {**server, **{name: sum(int(table.get(name, 0)) for table in tables.values()) for name in ("rows", "bytes")}}
 
 
 def shard_bar(counts: Mapping[str, float], letters: int = BAR_LETTERS) -> Text:
@@ -99,7 +113,9 @@ def _decisions(decisions: Sequence[Status]) -> RenderableType:
     for head in ("step", "decided", "because"):
         table.add_column(head, justify="right" if head == "step" else "left", no_wrap=head == "step")
     for one in list(decisions)[-DECISIONS:]:
-        table.add_row(shown("step", one.get("step")), escape(action_text(one)), escape(str(one.get("why", ""))))
+        table.add_row(
+            shown("step", one.get("step")), escape(action_text(order_of(one))), escape(str(one.get("reason", "")))
+        )
     return table
 
 
@@ -113,10 +129,12 @@ def _facts(status: Status) -> Table:
                          f"{shown('epoch', status.get('epoch'))}")  # fmt: skip
     rows = status.get("rows") or {}
     grid.add_row("rows", f"{shown('rows', rows.get('committed'))} committed of {shown('rows', rows.get('all'))}")
-    shards = {str(name): int(count) for name, count in (status.get("shards") or {}).items()}
-    if shards:
-        grid.add_row("shards", shard_bar(shards))
-        grid.add_row("", ", ".join(f"{count:,} {name}" for name, count in shards.items()))
+    counts = {str(name): int(count) for name, count in (status.get("shards") or {}).items()}
+    if counts:
+        states = {name: count for name, count in counts.items() if name in STATES}
+        leases = f"; {counts['leases']:,} leases" if "leases" in counts else ""
+        grid.add_row("shards", shard_bar(states))
+        grid.add_row("", ", ".join(f"{count:,} {name}" for name, count in states.items() if count) + " rows" + leases)
     lag = status.get("lag") or {}
     if lag:
         grid.add_row("lag", ", ".join(f"{escape(str(name))} {shown('rows', rows)} rows" for name, rows in lag.items()))
@@ -131,10 +149,11 @@ def draw_cluster(status: Status, *, stale_s: float | None = None) -> RenderableT
         stale_s: How old that is, if it comes from a file; said when it is more than a few seconds.
     """
     parts: list[RenderableType] = [_facts(status)]
-    for nodes, columns in (("workers", WORKER_COLUMNS), ("servers", SERVER_COLUMNS)):
-        if status.get(nodes):
-            parts += [Text(), _nodes(status[nodes], columns)]
-    decisions = [one for one in status.get("decisions") or () if one.get("action") != "Nothing"]
+    if status.get("workers"):
+        parts += [Text(), _nodes(status["workers"], WORKER_COLUMNS)]
+    if status.get("servers"):
+        parts += [Text(), _nodes([server_facts(one) for one in status["servers"]], SERVER_COLUMNS)]
+    decisions = [one for one in status.get("decisions") or () if order_of(one).get("action") != "Nothing"]
     decisions = decisions or list(status.get("decisions") or ())[-1:]
     if decisions:
         parts += [Text(), _decisions(decisions)]

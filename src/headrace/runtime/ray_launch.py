@@ -5,109 +5,39 @@ Ray places, watches nodes and passes messages of a few hundred bytes. Rows, grad
 
 from __future__ import annotations
 
-import importlib
+import importlib.util
 import logging
-import os
-import secrets
 import sys
 import tempfile
 import threading
 import time
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from types import ModuleType, TracebackType
+from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
 from headrace.config import require
-from headrace.errors import ClusterError, ConfigError, WorkerLost
+from headrace.errors import ConfigError, WorkerLost
 from headrace.runtime.launch import LOOPBACK, Exit, RoleCommand
 from headrace.runtime.local_launch import TAIL_LINES, LocalLauncher
 from headrace.runtime.placement import Demand, demand
+from headrace.runtime.ray_connection import connected, import_ray
 
 if TYPE_CHECKING:
     from headrace.protocols import Placement
 
 _log = logging.getLogger(__name__)
-HEALTH = {"initial_delay_ms": 1000, "period_ms": 500, "timeout_ms": 1000, "failure_threshold": 3}
-"""How soon Ray believes that a node is gone: some 4 s after its last word, instead of the 65 s of Ray's defaults."""
 LOST = -9
 """The exit status told of a process whose machine, or whose actor, is gone."""
 START_S, CALL_S, LONG_POLL_S = 120.0, 30.0, 5.0
-STORE_BYTES = 80 * 2**20
 PYTHON_THERE = "{python}"
 """Stands in a command for the interpreter of the node where it will run."""
-
-
-def settings_of_ray() -> dict[str, str]:
-    """Return the environment in which a Ray of our own is started: quick health checks, a secret token, no telemetry.
-
-    For a cluster that others start, set the `RAY_health_check_*` variables on its machines.
-    """
-    found = {f"RAY_health_check_{name}": str(value) for name, value in HEALTH.items()}
-    found |= {"RAY_USAGE_STATS_ENABLED": "0", "RAY_DISABLE_IMPORT_WARNING": "1"}
-    if not any(name in os.environ for name in ("RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH")):
-        # else Ray would write a token of its own into the user's home
-        found |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
-    return {name: value for name, value in found.items() if name not in os.environ}
 
 
 def version() -> str:
     """Return which Headrace this is; machines of one run must have the same."""
     return str(importlib.import_module("headrace").__version__)
-
-
-def import_ray() -> ModuleType:
-    """Return the module `ray`.
-
-    Raises:
-        ConfigError: If it is not installed.
-    """
-    try:
-        import ray
-    except ModuleNotFoundError as error:
-        raise ConfigError("Ray", got="not installed", expected="the package ray",
-                          do="pip install 'headrace[cluster]', or use --cluster local.") from error  # fmt: skip
-    return ray  # type: ignore[no-any-return]
-
-
-@contextmanager
-def connected(address: str) -> Iterator[ModuleType]:
-    """Connect to a Ray cluster, or start one of this machine alone (`local`); what was started here ends here.
-
-    Raises:
-        ConfigError: If Ray is not installed.
-        ClusterError: If the cluster cannot be reached, or does not let us in.
-    """
-    own = settings_of_ray() if address == "local" else {}
-    os.environ |= own
-    try:
-        ray = import_ray()
-        started = not ray.is_initialized()
-        if started:
-            _connect(ray, address)
-        try:
-            yield ray
-        finally:
-            if started:
-                ray.shutdown()
-    finally:
-        for name in own:
-            os.environ.pop(name, None)
-
-
-def _connect(ray: ModuleType, address: str) -> None:
-    options: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR, "namespace": "headrace"}
-    if address == "local":
-        # never silently a cluster that somebody else left here; no dashboard; bytes do not go through Ray's store
-        options |= {"include_dashboard": False, "object_store_memory": STORE_BYTES, "_node_ip_address": LOOPBACK}
-    try:
-        ray.init(address=address, **options)
-    except (ConnectionError, RuntimeError, ValueError, TimeoutError) as error:
-        raise ClusterError(f"Ray cluster '{address}'", got=f"{type(error).__name__}: {error}",
-                           expected="a cluster that answers", do="Is its head running, and RAY_AUTH_TOKEN or "
-                           "RAY_AUTH_TOKEN_PATH set to its token?") from error  # fmt: skip
 
 
 class RoleActor:

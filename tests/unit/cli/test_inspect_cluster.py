@@ -22,14 +22,15 @@ STATUS = {
         {"name": "worker-0", "state": "working", "rows": 30000, "batch_rows": 300, "rows_per_s": 2500.0},
         {"name": "worker-1", "state": "slow", "rows": 31440, "batch_rows": 212, "step_s": 0.1234, "generation": 2},
     ],
-    "servers": [{"name": "server-0", "state": "working", "buckets": 2048, "rows": 90000, "bytes": 3 << 20}],
-    "shards": {"todo": 30, "doing": 2, "done": 14, "quarantined": 1},
+    "servers": [{"name": "server-0", "state": "working", "buckets": 2048,
+                 "tables": {"user": {"rows": 90000, "bytes": 2 << 20}, "item": {"rows": 12, "bytes": 1 << 20}}}],
+    "shards": {"todo": 30, "doing": 2, "done": 14, "quarantined": 1, "dropped": 0, "total": 47, "leases": 4},
     "quarantined": [{"source": "day-1.csv", "row": 17, "error": "DataError: no label"}],
     "lag": {"clicks/0": 1200},
     "decisions": [
-        {"action": "Nothing", "step": 90, "why": "nobody is slow"},
-        {"action": "AdjustBatch", "step": 118, "sizes": {"worker-0": 300, "worker-1": 212},
-         "why": "worker-1 takes 1.4 times the mean", "numbers": {}},
+        {"order": {"action": "Nothing", "reason": "all is well"}, "step": 90, "reason": "nobody is slow"},
+        {"order": {"action": "AdjustBatch", "sizes": {"worker-0": 300, "worker-1": 212}}, "step": 118,
+         "reason": "worker-1 takes 1.4 times the mean", "numbers": {}},
     ],
 }  # fmt: skip
 
@@ -43,7 +44,8 @@ def text_of(status, **options) -> str:
 def test_everything_is_on_the_panel() -> None:
     text = text_of(STATUS)
     for words in ("ranker", "120 of 400", "membership 7", "61,440 committed of 204,800", "worker-1", "slow", "0.123 s",
-                  "2,048", "3.0 MiB", "30 todo, 2 doing, 14 done, 1 quarantined", "clicks/0 1,200 rows",
+                  "2,048", "90,012", "3.0 MiB", "30 todo, 2 doing, 14 done, 1 quarantined rows; 4 leases",
+                  "clicks/0 1,200 rows",
                   "rows a step: worker-0 300, worker-1 212", "worker-1 takes 1.4 times the mean",
                   "row 17, error DataError: no label"):  # fmt: skip
         assert words in text, words
