@@ -62,6 +62,7 @@ class RankLearner:
         optimizer: Over the model's dense parameters.
         objective: The loss; if it has a method `spec() -> {name: text}`, that is published too.
         config: Settings.
+        together: How the ranks of a step add up; None: over the ranks of the collection's tables.
 
     Raises:
         ConfigError: If the optimiser and the model do not have the same parameters, or these are not on the CPU.
@@ -75,7 +76,7 @@ class RankLearner:
 
     def __init__(
         self, model: nn.Module, collection: EmbeddingCollection, optimizer: Optimizer, objective: Objective,
-        config: LearnerConfig | None = None,
+        config: LearnerConfig | None = None, together: Together | None = None,
     ) -> None:  # fmt: skip
         self.model, self.collection, self.optimizer, self.objective = model, collection, optimizer, objective
         self.config = config or LearnerConfig()
@@ -98,7 +99,7 @@ class RankLearner:
         collection.register_forward_pre_hook(before)
         collection.register_forward_hook(after, always_call=True)
         self.micro_batches, self._slices = self.config.micro_batches, cast("MicroBatches | None", None)
-        self._together = Together(collection.ranks)
+        self._together = together or Together(collection.ranks)
         self._rng = torch.Generator().manual_seed(self._together.seed(self.config.seed)).get_state()
         self._marks = VersionMarks(self.config.keep_versions)
         self._positives, self._negatives = TimeLog(), TimeLog()
@@ -144,7 +145,7 @@ class RankLearner:
         try:
             with self.times.stage("checks"), torch.random.fork_rng(devices=[]):
                 self._slice(batch)
-                torch.set_rng_state(self._rng)
+                torch.set_rng_state(self._together.random(self._rng))
                 loss, clipped = self._gradients(batch, examples), self._clipping()
                 self._apply(batch, loss)
         except BaseException:
@@ -181,24 +182,47 @@ class RankLearner:
             with self.times.stage("forward"):
                 loss = self.objective(self.model, batch)
         total = self._together.mean(loss.total.detach(), len(batch), examples)
-        self._require_finite(total, batch, f"a loss of {float(total)}")
+        if self._together.knows_loss:
+            self._require_finite(total, batch, f"a loss of {float(total)}")
         if self._slices is None:
             with self.times.stage("backward"):
                 (loss.total * (scale * (len(batch) / examples))).backward()  # type: ignore[no-untyped-call]
-        self._together.add_gradients(self.model)
+        total = self._exchange(total, scale, batch)
+        return Loss(total, loss.parts, None if loss.logits is None else loss.logits.detach())
+
+    def _exchange(self, total: Tensor, scale: int, batch: Batch | None) -> Tensor:
+        """Add gradients over ranks and return the loss of all of them; raise unless every one is finite."""
+        total = self._together.add_gradients(self.model, total)
+        if not self._together.knows_loss:
+            self._require_finite(total, batch, f"a loss of {float(total)}")
         gradients = {name: p.grad for name, p in self.model.named_parameters() if p.grad is not None}
         if scale != 1:
             for gradient in gradients.values():
                 gradient.div_(scale)
         self._require_finite_gradients(gradients, batch)
-        return Loss(total, loss.parts, None if loss.logits is None else loss.logits.detach())
+        return total
+
+    def follow(self, examples: int) -> Tensor:
+        """Take the step of the other ranks, with `examples` among them and none here; return their mean loss."""
+        self._check_whole()
+        self._drop_gradients()
+        try:
+            total = self._exchange(torch.zeros(()), examples if self.config.row_gradients == "sum" else 1, None)
+            factor = self._pace.factor()
+            with self._together.agreed(None):
+                pass
+            self._pace.step(factor)
+        finally:
+            self._drop_gradients()
+        self._together.average_buffers(self.model)
+        return total
 
     def _apply(self, batch: Batch, loss: Loss) -> None:
         """Let tables, dense optimiser and ledger take the step; an error in the middle leaves the learner torn."""
         factor = self._pace.factor()
         self._torn, before = f"the step after example {self._examples}", self._table_marks()
         try:
-            with self.times.stage("table update"):
+            with self.times.stage("table update"), self._together.agreed(batch):
                 self.collection.apply_gradients(batch)
         except BaseException:
             if self._table_marks() == before:
@@ -245,7 +269,7 @@ class RankLearner:
             self._positives.add(batch.accepted_times[known_B & positive_B])
             self._negatives.add(batch.accepted_times[known_B & ~positive_B])
 
-    def _require_finite_gradients(self, gradients: Mapping[str, Tensor], batch: Batch) -> None:
+    def _require_finite_gradients(self, gradients: Mapping[str, Tensor], batch: Batch | None) -> None:
         """Look at sums first: a number that is not finite makes a sum that is not; but so may large finite ones."""
         sums = [gradient.sum() for gradient in gradients.values()]
         if not sums or math.isfinite(sum(torch.stack([one.double() for one in sums]).tolist())):
@@ -254,11 +278,12 @@ class RankLearner:
             self._require_finite(gradient, batch, f"NaN or infinity in the gradient of '{name}'")
 
     @staticmethod
-    def _require_finite(values: Tensor, batch: Batch, got: str) -> None:
+    def _require_finite(values: Tensor, batch: Batch | None, got: str) -> None:
         if not bool(torch.isfinite(values).all()):
-            ids = batch.example_ids
+            ids = [] if batch is None else batch.example_ids.tolist()
             raise NonFiniteLoss(
-                f"Learning {len(batch)} examples, {int(ids[0])} to {int(ids[-1])}", got=got, expected="finite values",
+                f"Learning {len(ids)} examples" + (f", {ids[0]} to {ids[-1]}" if ids else " and others'"),
+                got=got, expected="finite values",
                 do="Nothing was changed. Look at the features and weights of these examples, or lower the rates.",
             )  # fmt: skip
 

@@ -6,6 +6,8 @@ taken from the whole batch, up to the rounding of sums. Alone, everything here i
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 
 import numpy as np
@@ -24,6 +26,9 @@ class Together:
         ranks: The ranks of the collection's sharded tables; None: a learner alone.
     """
 
+    knows_loss = True
+    """Whether `mean` is the loss of all ranks already; else `add_gradients` returns it."""
+
     def __init__(self, ranks: Ranks | None) -> None:
         self._ranks = ranks or Ranks.alone()
 
@@ -39,6 +44,10 @@ class Together:
     def seed(self, seed: int) -> int:
         """Return the seed of this rank's own random numbers, so that ranks drop different units."""
         return seed + 1_000_003 * self._ranks.rank
+
+    def random(self, state: Tensor) -> Tensor:
+        """Return the state that random numbers of the next step are drawn from, given that after the last one."""
+        return state
 
     def examples(self, batch: Batch) -> int:
         """Return the number of examples on all ranks.
@@ -60,10 +69,10 @@ class Together:
         """Return the mean loss over the examples of all ranks, given the mean over this rank's rows."""
         return self._ranks.sum(loss * rows) / examples if self.several else loss
 
-    def add_gradients(self, model: nn.Module) -> None:
-        """Replace the dense gradients by their sums over ranks; None stays where no rank has one."""
+    def add_gradients(self, model: nn.Module, loss: Tensor) -> Tensor:
+        """Replace the dense gradients by their sums over ranks, None where no rank has one; return the loss of all."""
         if not self.several:
-            return
+            return loss
         learned = [parameter for parameter in model.parameters() if parameter.requires_grad]
         flowed = self._ranks.any([parameter.grad is not None for parameter in learned])
         moved = [parameter for parameter, some in zip(learned, flowed, strict=True) if some]
@@ -71,6 +80,12 @@ class Together:
             if parameter.grad is None:
                 parameter.grad = torch.zeros_like(parameter)
         self._ranks.sum_into([parameter.grad for parameter in moved if parameter.grad is not None])
+        return loss
+
+    @contextmanager
+    def agreed(self, batch: Batch | None) -> Iterator[None]:
+        """Let tables take their update inside; at the end it is sure that all ranks take the step, or it raises."""
+        yield
 
     @torch.no_grad()
     def average_buffers(self, model: nn.Module) -> None:

@@ -214,9 +214,7 @@ class Connection:
         end, wait_s = time.monotonic() + retry_s, self.timeout_s if timeout_s is None else timeout_s
         while True:
             try:
-                return self._once(
-                    method, fields or {}, arrays or {}, self.timeout_s if timeout_s is None else timeout_s
-                )
+                return self._once(method, fields or {}, arrays or {}, wait_s)
             except _Lost as error:
                 if self._closed or time.monotonic() >= end:
                     raise lost(f"{self.name}, {method}", str(error)) from error

@@ -1,0 +1,169 @@
+"""What an elastic run learns, on how many processes, and what is done when they fail."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any, Literal
+
+from headrace.config import known_name, require
+from headrace.errors import ConfigError
+from headrace.online.recipe import build, find_recipe
+from headrace.publish.durable_files import write_whole
+from headrace.ranking.config import FitConfig
+from headrace.runtime.simulate_patterns import Pattern
+
+FILE = "elastic.json"
+VARIABLE = "HEADRACE_ELASTIC"
+Mode = Literal["sync", "async"]
+Sums = Literal["gloo", "head"]
+Delivery = Literal["exactly_once", "at_least_once", "at_most_once"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ElasticConfig:
+    """One elastic run. It is written to a file of the run's folder, and every process of the run reads it there.
+
+    Attributes:
+        recipe: `package.module:function` of a recipe that returns a `FitConfig`: data, schema, model, tables,
+            objective, optimiser, rows of a step, seed.
+        arguments: The recipe's keyword arguments, plain values.
+        settings: The same as `name=value` words, typed by the recipe's annotations; one of both.
+        folder: Where the run keeps its queue, checkpoints, decisions, logs and result.
+        workers, servers: Processes to begin with; workers may come and go.
+        batch_rows: Rows of a step over all workers; None: as the recipe says.
+        epochs: Passes over the training examples; None: as the recipe says.
+        mode: `sync`: one step of all workers together. `async`: every worker learns from what the servers have.
+        max_staleness: In `async` mode, how many steps of others may lie between the parameters that a worker learns from
+            and its own step: faster workers wait as far as they must; None: nobody waits.
+        sums: Where the gradients of a synchronous step are added: `gloo`, by all workers (an all-reduce); `head`, by
+            the head in the order of workers, which is exact to the bit and can leave slow workers out.
+        solution: What is done about slow nodes, as `headrace.runtime.solution_json` gives it; None: nothing.
+        pattern: Injected slowness, for experiments.
+        delivery: What is promised of an example when processes die.
+        durability: What the record of a commit survives: the death of the head's process, or of the machine's power.
+        shard_rows: Rows of a lease.
+        shuffle: Whether examples come in a seeded random order.
+        heartbeat_s: Between two signs of life of a process.
+        silence_s: After so long without one a process counts as lost.
+        start_s: How long the head waits for all workers before it begins with those that are there.
+        checkpoint_every: Steps between two checkpoints; 0: only at the end.
+        audit: Count in a table of the model how often each example was learned.
+        publish: Publish the result as version 0 of the folder, as a fit does.
+        seed: Of the order of examples and of random numbers; None: as the recipe says.
+        remote: Whether processes may listen on addresses that other machines can reach.
+
+    Raises:
+        ConfigError: If a value cannot work.
+    """
+
+    recipe: str
+    arguments: Mapping[str, Any] = field(default_factory=dict)
+    settings: tuple[str, ...] = ()
+    folder: Path
+    workers: int = 2
+    servers: int = 1
+    batch_rows: int | None = None
+    epochs: int | None = None
+    mode: Mode = "sync"
+    max_staleness: int | None = None
+    sums: Sums = "gloo"
+    solution: Mapping[str, Any] | None = None
+    pattern: Pattern | None = None
+    delivery: Delivery = "exactly_once"
+    durability: Literal["process", "power"] = "process"
+    shard_rows: int = 4096
+    shuffle: bool = True
+    heartbeat_s: float = 0.15
+    silence_s: float = 2.0
+    start_s: float = 60.0
+    checkpoint_every: int = 0
+    audit: bool = True
+    publish: bool = True
+    seed: int | None = None
+    remote: bool = False
+
+    def __post_init__(self) -> None:
+        require(":" in self.recipe, "ElasticConfig.recipe", got=self.recipe, expected="package.module:function")
+        for name in ("workers", "servers", "shard_rows"):
+            require(getattr(self, name) >= 1, f"ElasticConfig.{name}", got=getattr(self, name), expected="at least 1")
+        for name in ("batch_rows", "epochs"):
+            value = getattr(self, name)
+            require(value is None or value >= 1, f"ElasticConfig.{name}", got=value, expected="at least 1, or None")
+        require(self.max_staleness is None or self.max_staleness >= 0, "ElasticConfig.max_staleness",
+                got=self.max_staleness, expected="at least 0, or None")  # fmt: skip
+        for name in ("heartbeat_s", "start_s"):
+            require(
+                getattr(self, name) > 0, f"ElasticConfig.{name}", got=getattr(self, name), expected="seconds above 0"
+            )
+        require(self.silence_s > 2 * self.heartbeat_s, "ElasticConfig.silence_s", got=self.silence_s,
+                expected=f"more than two heartbeats ({2 * self.heartbeat_s:g} s)")  # fmt: skip
+        require(not (self.arguments and self.settings), "ElasticConfig.settings", got=self.settings,
+                expected="none beside arguments")  # fmt: skip
+        require(self.checkpoint_every >= 0, "ElasticConfig.checkpoint_every", got=self.checkpoint_every,
+                expected="0 or more steps")  # fmt: skip
+        known_name("ElasticConfig.mode", self.mode, ("sync", "async"))
+        known_name("ElasticConfig.sums", self.sums, ("gloo", "head"))
+        known_name("ElasticConfig.delivery", self.delivery, ("exactly_once", "at_least_once", "at_most_once"))
+
+    def learned(self) -> FitConfig:
+        """Return what the recipe makes of its arguments, with what is set here in its place.
+
+        Raises:
+            ConfigError: If there is no such recipe, or it returns something else.
+        """
+        recipe = _recipe(self.recipe)
+        made = build(recipe, self.settings) if self.settings else recipe(**self.arguments)
+        if not isinstance(made, FitConfig):
+            raise ConfigError(f"Recipe {self.recipe}", got=type(made).__name__, expected="a FitConfig")
+        changes = {
+            name: value for name in ("batch_rows", "epochs", "seed") if (value := getattr(self, name)) is not None
+        }
+        return replace(made, **changes)
+
+    def write(self) -> Path:
+        """Write the settings to the run's folder, where its processes read them."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        path = self.folder / FILE
+        write_whole(path, json.dumps(self.to_json(), indent=2, sort_keys=True).encode())
+        return path
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the settings as plain JSON values."""
+        values = asdict(self) | {"folder": str(self.folder), "arguments": dict(self.arguments)}
+        values["pattern"] = None if self.pattern is None else self.pattern.to_json()
+        values["solution"] = None if self.solution is None else dict(self.solution)
+        return values
+
+    def environment(self) -> dict[str, str]:
+        """Return what a process needs that cannot read the folder, as environment variables."""
+        return {VARIABLE: json.dumps(self.to_json(), separators=(",", ":"))}
+
+    @staticmethod
+    def read(folder: Path) -> ElasticConfig:
+        """Return the settings of the run in a folder: from the environment of this process, else from the folder.
+
+        Raises:
+            ConfigError: If there are none.
+        """
+        path, text = folder / FILE, os.environ.get(VARIABLE, "")
+        require(bool(text) or path.is_file(), f"Run {folder}", got=f"no {FILE}", expected="an elastic run's folder")
+        values = json.loads(text or path.read_text())
+        pattern = values.pop("pattern")
+        known = {name: value for name, value in values.items() if name in ElasticConfig.__dataclass_fields__}
+        made = None if pattern is None else Pattern.from_json(pattern)
+        return ElasticConfig(**known | {"folder": folder, "pattern": made, "settings": tuple(values["settings"])})
+
+
+def _recipe(name: str) -> Any:
+    """Return a recipe; any function of an importable module, also one that a checker of recipes would not list."""
+    module, _, function = name.partition(":")
+    try:
+        found = getattr(importlib.import_module(module), function, None)
+    except ImportError:
+        found = None
+    return found if callable(found) else find_recipe(name)

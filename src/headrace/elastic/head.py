@@ -1,0 +1,260 @@
+"""The head's process: the one that decides. It holds queue, members and controller, and answers everybody's calls.
+
+It keeps nothing that a successor could not read from the run's folder, or be told by the workers and servers that live.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import threading
+import time
+from dataclasses import asdict
+from typing import Any
+
+from headrace.elastic.conductor import Conductor, Result, Vote
+from headrace.elastic.config import ElasticConfig
+from headrace.elastic.head_start import METHODS
+from headrace.elastic.job import SOURCE, Job
+from headrace.elastic.membership import Membership
+from headrace.elastic.server_side import ServerSide
+from headrace.errors import ClusterError, HeadraceError
+from headrace.publish.durable_files import write_whole
+from headrace.runtime.actions import action_from_json, action_json
+from headrace.runtime.controller import Controller, ControllerConfig, read_decisions
+from headrace.runtime.frames import Reply, Request
+from headrace.runtime.solutions import Static, solution_from_json
+from headrace.runtime.wire import Server
+from headrace.runtime.work_queue import ShardQueue
+
+_log = logging.getLogger(__name__)
+STATUS_S = 0.5
+TICK_S = 0.05
+LINGER_S = 10.0
+"""How long a head whose run has ended waits for somebody to ask for the outcome."""
+
+
+class Head:
+    """The head of a synchronous run.
+
+    Args:
+        config: The run.
+        secret: Of the run.
+    """
+
+    def __init__(self, config: ElasticConfig, secret: bytes) -> None:
+        self.config, self.folder, self.job = config, config.folder, Job(config)
+        self.queue = ShardQueue(self.folder / "queue.db", self.job.queue_config(), durability=config.durability)
+        self.queue.add(SOURCE, len(self.job.splits.train))
+        self.rows = len(self.job.splits.train) * self.job.fit.epochs
+        solution = Static() if config.solution is None else solution_from_json(config.solution)
+        self.controller = Controller(solution, ControllerConfig(batch=self.job.fit.batch_rows),
+                                     log=self.folder / "decisions.jsonl")  # fmt: skip
+        self.members = Membership(self.folder / "epoch.json", config.silence_s)
+        self.servers = ServerSide(config.servers, self.job.tables, secret)
+        self.conductor: Any = self.conduct()
+        self.report: dict[str, Any] | None = None
+        self.began = time.time()
+        self._steps = (self.folder / "steps.jsonl").open("a", encoding="utf-8", buffering=1)
+        self._leader, self._seen_whole = "", False
+        self._stopped = threading.Event()
+
+    def conduct(self) -> Any:
+        """Return what decides about steps."""
+        return Conductor(self.queue, self.members, self.controller, self.servers, begin_with=self.config.workers,
+                         begin_s=self.config.start_s, on_commit=self._committed)  # fmt: skip
+
+    def methods(self) -> dict[str, Any]:
+        """Return what is answered, by name."""
+        return {name: getattr(self, f"_answer_{name}") for name in METHODS if hasattr(self, f"_answer_{name}")}
+
+    # Workers -------------------------------------------------------------------------------------------------------
+
+    def _answer_enter(self, request: Request) -> dict[str, Any]:
+        fields = request.fields
+        while not self.servers.ready and self.conductor.failed is None:
+            time.sleep(TICK_S)
+        return self.conductor.enter(str(fields["worker"]), fields["told"], int(fields["step"]))
+
+    def _answer_hand_over(self, request: Request) -> None:
+        self.conductor.hand_over(int(request.fields["epoch"]), request.fields, request.arrays)
+
+    def _answer_handed(self, request: Request) -> Reply:
+        return Reply(*self.conductor.handed(int(request.fields["epoch"])))
+
+    def _answer_beat(self, request: Request) -> dict[str, Any]:
+        worker, now = str(request.fields["worker"]), time.monotonic()
+        request.session["worker"] = worker
+        with self.conductor.turn:
+            if self.members.seen(worker, now):
+                self.members[worker].told = {**self.members[worker].told, **request.fields}
+        epoch = self.conductor.wait_for_change(int(request.fields["epoch"]), self.config.heartbeat_s)
+        return {"epoch": epoch}
+
+    def closed(self, session: dict[str, Any]) -> None:
+        """Note that a connection has ended; that of a worker's agent ends with the worker."""
+        worker = session.get("worker")
+        if worker is not None and not self._stopped.is_set():
+            self.conductor.left(worker, "its connection ended")
+
+    def _answer_add(self, request: Request) -> Reply:
+        fields = request.fields
+        found = self.conductor.add(str(fields["worker"]), int(fields["epoch"]), int(fields["step"]),
+                                   request.arrays["values"])  # fmt: skip
+        if isinstance(found, dict):
+            late: list[Result] = found["late"]
+            arrays = {str(one.step): one.sums for one in late if one.sums is not None}
+            return Reply({"late": [[one.step, one.rows] for one in late]}, arrays)
+        return Reply({}, {"values": found})
+
+    def _answer_vote(self, request: Request) -> dict[str, Any]:
+        fields = request.fields
+        vote = Vote(int(fields["rows"]), float(fields["seconds"]), int(fields["newest"]))
+        return self.conductor.vote(str(fields["worker"]), int(fields["epoch"]), int(fields["step"]), vote,
+                                   int(fields["known"]))  # fmt: skip
+
+    def _answer_plans(self, request: Request) -> dict[str, Any]:
+        return self.conductor.plans(str(request.fields["worker"]), int(request.fields["epoch"]),
+                                    int(request.fields["known"]))  # fmt: skip
+
+    def _answer_bad(self, request: Request) -> None:
+        fields = request.fields
+        rows = [(str(shard), int(fence), int(place), str(why)) for shard, fence, place, why in fields["rows"]]
+        self.conductor.poison(str(fields["worker"]), int(fields["epoch"]), int(fields["step"]), rows,
+                              str(fields["error"]))  # fmt: skip
+
+    def _answer_saves(self, request: Request) -> dict[str, Any]:
+        return {"save": False}
+
+    def _answer_save(self, request: Request) -> None:
+        raise ClusterError("Checkpoint", got="a state that nobody asked for")
+
+    def _answer_leave(self, request: Request) -> None:
+        self.conductor.left(str(request.fields["worker"]), str(request.fields.get("reason", "it left")))
+
+    # The end -------------------------------------------------------------------------------------------------------
+
+    def _answer_farewell(self, request: Request) -> dict[str, Any]:
+        """Return whether this worker makes the result; the others wait until it is made, or its maker is gone."""
+        worker, whole = str(request.fields["worker"]), int(request.fields["step"]) == self.conductor.committed
+        with self.conductor.turn:
+            while self.report is None and self.conductor.failed is None:
+                if whole and (not self._leader or self._leader not in self.members):
+                    self._leader = worker
+                    return {"leader": True}
+                self.conductor.turn.wait(STATUS_S)
+        return {"leader": False}
+
+    def _answer_result(self, request: Request) -> None:
+        with self.conductor.turn:
+            self.report = dict(request.fields)
+            write_whole(self.folder / "result.json", json.dumps(self.report, indent=2).encode())
+            self.conductor.turn.notify_all()
+
+    # Servers -------------------------------------------------------------------------------------------------------
+
+    def _answer_buckets(self, request: Request) -> dict[str, Any]:
+        return self.servers.record.fields()
+
+    def _answer_set_server(self, request: Request) -> None:
+        if self.servers.set_server(int(request.fields["number"]), str(request.fields["address"])):
+            self.servers.begin(self.queue)
+            with self.conductor.turn:
+                self.conductor.turn.notify_all()
+
+    # Orders --------------------------------------------------------------------------------------------------------
+
+    def _answer_orders(self, request: Request) -> dict[str, Any]:
+        with self.conductor.turn:
+            return {"orders": [action_json(order) for order in self.controller.orders()]}
+
+    def _answer_ordered(self, request: Request) -> None:
+        with self.conductor.turn:
+            order = action_from_json(request.fields["order"])
+            self.controller.done(order, time.monotonic(), worked=bool(request.fields["worked"]))
+
+    # What can be seen ----------------------------------------------------------------------------------------------
+
+    def _committed(self, result: Result) -> None:
+        line = {"step": result.step, "epoch": result.epoch, "rows": result.rows, "workers": list(result.workers),
+                "time": time.time(), "monotonic": time.monotonic()}  # fmt: skip
+        self._steps.write(json.dumps(line) + "\n")
+
+    def _answer_status(self, request: Request) -> dict[str, Any]:
+        self._seen_whole = self._seen_whole or self.report is not None
+        return self.status()
+
+    def status(self) -> dict[str, Any]:
+        """Return what people may want to see of the run: plain values."""
+        conductor, now = self.conductor, time.monotonic()
+        with conductor.turn:
+            counts = self.queue.counts()
+            shards = {name: getattr(counts, name) for name in counts.__dataclass_fields__}
+            workers = []
+            for name in self.members.names:
+                member, plan = self.members[name], self.controller.plan(conductor.committed)
+                workers.append({
+                    "name": name, "heard_s": round(now - member.seen, 3), "batch_rows": plan.sizes.get(name),
+                    "state": "silent" if now - member.seen > self.config.silence_s else "working",
+                    "generation": member.told.get("generation"), "pid": member.told.get("pid"),
+                    "step": member.told.get("step"),
+                })  # fmt: skip
+            known = {
+                "name": self.job.fit.name, "mode": self.config.mode, "step": conductor.committed,
+                "epoch": self.members.epoch, "finished": self.report is not None, "started": self.began,
+                "rows": {"committed": counts.pending + counts.done, "all": self.rows},
+                "workers": workers, "shards": shards,
+                "error": None if conductor.failed is None else str(conductor.failed),
+                "events": [asdict(event) for event in self.members.events[-20:]],
+            }  # fmt: skip
+        known["quarantined"] = [
+            {"source": row.source, "epoch": row.epoch, "row": row.row, "error": row.error}
+            for row in self.queue.quarantined()[:20]
+        ]
+        log = self.folder / "decisions.jsonl"
+        known["decisions"] = list(read_decisions(log))[-20:] if log.is_file() else []
+        known["servers"] = self.servers.stats() if self.servers.ready else []
+        return known
+
+    # Time ----------------------------------------------------------------------------------------------------------
+
+    def run(self, wire: Server) -> None:
+        """Watch over silence until the run has ended and everybody has gone."""
+        last, written, ended = time.monotonic(), 0.0, time.monotonic()
+        while not self._stopped.wait(min(self.config.heartbeat_s, STATUS_S) / 2):
+            now = time.monotonic()
+            self._watch(now, now - last)
+            last = now
+            if now - written > STATUS_S:
+                written = now
+                self._write_status(wire.address)
+            if self.report is None or len(self.members):
+                ended = now
+            elif self._seen_whole or now - ended > LINGER_S:
+                break
+        self._write_status(wire.address)
+
+    def _watch(self, now: float, gap: float) -> None:
+        with self.conductor.turn:
+            if gap > self.config.silence_s / 2:
+                self.members.forgive(now)  # this process stood still itself
+            for worker in self.members.silent(now):
+                self.conductor.left(worker, f"silent for more than {self.config.silence_s:g} s")
+            self.conductor.nudge()
+
+    def _write_status(self, address: str) -> None:
+        folder = self.folder / "status"
+        folder.mkdir(exist_ok=True)
+        try:
+            body = json.dumps(self.status() | {"address": address, "pid": os.getpid()}).encode()
+            write_whole(folder / "cluster.json", body, sync=False)
+        except (OSError, HeadraceError) as error:
+            _log.warning("status: %s", error)
+
+    def close(self) -> None:
+        """Stop."""
+        self._stopped.set()
+        self.servers.close()
+        self._steps.close()
+        self.queue.shut()

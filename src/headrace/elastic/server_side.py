@@ -1,0 +1,137 @@
+"""What the head has to do with table servers: who they are, what they are told, and going back to a checkpoint."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Sequence
+from typing import Any
+
+from headrace.config import fingerprint
+from headrace.elastic.applier import Applier
+from headrace.elastic.buckets import BucketMap
+from headrace.elastic.directory import BucketDirectory, Directory
+from headrace.elastic.table_wire import ServerClient
+from headrace.elastic.transactions import Transaction
+from headrace.errors import HeadraceError
+from headrace.runtime.work_queue import ShardQueue
+from headrace.store import TableConfig
+
+_log = logging.getLogger(__name__)
+
+
+class ServerSide:
+    """The table servers as the head sees them.
+
+    Args:
+        count: How many servers there are to be at the beginning.
+        tables: What they serve.
+        secret: Of the run.
+
+    Attributes:
+        ready: Whether all servers are there and hold one step.
+
+    Thread-safety: any thread.
+    """
+
+    def __init__(self, count: int, tables: Sequence[TableConfig], secret: bytes) -> None:
+        self.count, self._prints = count, {table.name: fingerprint(table) for table in tables}
+        self.record = BucketDirectory()
+        self.directory: Directory[Any] = Directory(self.record.fields, lambda address: ServerClient(address, secret))
+        self.applier: Applier | None = None
+        self.ready = False
+        self._given: dict[int, str] = {}
+        self._lock = threading.RLock()
+
+    def set_server(self, number: int, address: str) -> bool:
+        """Note where a server listens; return whether all are there and have to be given their tables."""
+        with self._lock:
+            if self._given.get(number) != address:
+                self.ready = False
+            self._given[number] = address
+            self.record.set_server(number, address)
+            return not self.ready and len(self._given) >= self.count
+
+    def complete(self) -> bool:
+        """Return whether all servers have told where they listen."""
+        with self._lock:
+            return len(self._given) >= self.count
+
+    def begin(self, queue: ShardQueue) -> None:
+        """Give new servers their buckets, empty; or meet servers that live since before this head.
+
+        Raises:
+            HeadraceError: If a server does not answer, or holds less than what was committed and decided since.
+        """
+        with self._lock:
+            self.record.moved(BucketMap.even(sorted(self._given), version=1))
+            self.directory.refresh()
+            applied = [int(self.directory.client(number).stats()["applied"]) for number in self.directory.servers]
+            last = max(queue.last_step, 0)
+            if last and min(applied) > 0:
+                self._meet(queue, min(applied))
+            else:
+                self.give(self.record.map, 0)
+            self.ready = True
+
+    def give(self, buckets: BucketMap, applied: int) -> None:
+        """Let every server begin with nothing in its buckets."""
+        for number in self.directory.servers:
+            self.directory.client(number).restore(buckets, applied, [])
+        self.start_applier(applied)
+
+    def _meet(self, queue: ShardQueue, applied: int) -> None:
+        for number in self.directory.servers:
+            self.record.moved(BucketMap.read(self.directory.client(number).open(self._prints)["map"]))
+        self.directory.refresh()
+        self.start_applier(applied)
+        assert self.applier is not None
+        self.applier.resume((step, transactions_of(step, note)) for step, note in queue.decided(applied + 1))
+
+    def start_applier(self, last: int) -> None:
+        """Hand on steps from here on."""
+        if self.applier is None:
+            self.applier = Applier(self.directory, last)
+        else:
+            self.applier.reset(last)
+
+    def committed(self, step: int, epoch: int, workers: Sequence[str]) -> None:
+        """See `headrace.elastic.conductor.Tables`."""
+        assert self.applier is not None
+        self.applier.committed(step, [Transaction(worker, epoch, step) for worker in workers])
+
+    def took(self, step: int, transactions: Sequence[Transaction]) -> None:
+        """See `headrace.elastic.async_commits.Tables`."""
+        assert self.applier is not None
+        self.applier.committed(step, transactions)
+
+    def fence(self, epoch: int, worker: str = "") -> None:
+        """See `headrace.elastic.turns.Tables`."""
+        if self.applier is not None and self.ready:
+            self.applier.fence(epoch, worker)
+
+    def stats(self) -> list[dict[str, Any]]:
+        """Return numbers of every server that answers."""
+        found = []
+        for number in sorted(self._given):
+            try:
+                found.append({"name": f"server-{number}", "state": "serving",
+                              **self.directory.client(number).stats()})  # fmt: skip
+            except HeadraceError as error:
+                _log.info("server %d: %s", number, error)
+                found.append({"name": f"server-{number}", "state": "silent"})
+        return found
+
+    def close(self) -> None:
+        """End the threads and connections."""
+        if self.applier is not None:
+            self.applier.close()
+        self.directory.close()
+
+
+def transactions_of(step: int, note: str) -> list[Transaction]:
+    """Return what a step was made of, from the note of its commit: the epoch, then the workers; or one push."""
+    if "/" in note:
+        return [Transaction.parse(note)]
+    epoch, *workers = note.split()
+    return [Transaction(worker, int(epoch), step) for worker in workers]
