@@ -20,7 +20,7 @@ from headrace.runtime.shuffle import row_numbers, shard_order
 
 Record = list[Any]
 LEAP = 1 << 32
-"""How far a restore lifts the fences: beyond any lease that a lost log may have given after the state was taken."""
+"""How far a restore lifts the fences at least, should the clock stand behind the state's."""
 
 
 class Ledger:

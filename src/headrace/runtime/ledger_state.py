@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from time import time_ns
 from typing import Any
 
 from headrace.errors import ConfigError, DataError
@@ -130,11 +131,14 @@ def load(found: dict[str, Any], config: QueueConfig) -> Ledger:
 def restored(state: dict[str, Any], live: Ledger) -> Ledger:
     """Return the ledger after a restore: the state's places, every fence above all that were ever given out.
 
+    Where the log survived, the live ledger knows them. Where it was lost, the clock does: fences go on from the
+    nanosecond of the restore, so a later restore is above an earlier one and all that it gave out.
+
     What a live stream has grown by stays known, rows quarantined since stay so, and under at-most-once whatever was
     handed out since is dropped, because it may have been trained on.
     """
     ledger = load(state, live.config)
-    ledger.fence = (max(ledger.fence, live.fence) // LEAP + 1) * LEAP
+    ledger.fence = max(live.fence, ledger.fence + LEAP, time_ns())
     ledger.arrivals = max(ledger.arrivals, live.arrivals)
     for entry in live.sources.values():
         mine = ledger.sources.get(entry.name)
