@@ -155,6 +155,19 @@ class TextCodec:
         texts: list[str] = self._tokenizer.decode_batch([row.tolist() for row in rows], skip_special_tokens=True)
         return texts
 
+    def spelled(self, token: int) -> str:
+        """Return how one token is written: its text, or its own name where it is a special one.
+
+        A token that is a part of a letter is written as U+FFFD.
+        """
+        text = str(self._tokenizer.decode([token], skip_special_tokens=True))
+        return text or str(self._tokenizer.id_to_token(token) or "")
+
+    @property
+    def converses(self) -> bool:
+        """Whether it has tokens for the roles of a conversation."""
+        return self.end is not None and None not in self._roles.values()
+
     def conversation(
         self, messages: Sequence[Mapping[str, str]], *, answer: bool = True
     ) -> tuple[list[int], list[int]]:
@@ -174,7 +187,7 @@ class TextCodec:
             >>> tokens[-1] == codec.token("<|assistant|>"), sum(taught)
             (True, 0)
         """
-        if self.end is None or None in self._roles.values():
+        if not self.converses:
             raise ConfigError("Conversation", got="a tokenizer without tokens for roles", expected=f"{sorted(ROLES)}",
                               do="Train a codec with TextCodec.trained, or make prompts of plain text.")  # fmt: skip
         tokens = [] if self.begin is None else [self.begin]

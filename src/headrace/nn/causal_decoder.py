@@ -8,6 +8,7 @@ so that the next token has the same place in every sequence; keys lie transposed
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -187,6 +188,46 @@ class PackedDecoding:
             self._hidden = _hidden(self._missing_B, self._end, self._decoder.settings.key_heads, self.logits.dtype)
         self._rows, self.logits = len(rows), self.logits[rows]
         self._look()
+
+    @torch.no_grad()
+    def joined(self, other: PackedDecoding) -> PackedDecoding:
+        """Return the sequences of both as one set, those of this one first; neither of the two may go on afterwards.
+
+        Raises:
+            ConfigError: If they are continued with other weights.
+
+        Cost: copies the keys and values of all of them once.
+        """
+        require(self._decoder is other._decoder, "joined", got="sequences of other weights", expected="the same ones")
+        parts, sizes = (self, other), self._decoder.settings
+        # What nobody looks at any more, before the longest of them, is left out.
+        lengths = [part._place - part._missing() for part in parts]
+        longest = max(int(lengths_B.max()) for lengths_B in lengths)
+        made = copy.copy(self)
+        made._place, made._rows = longest, self._rows + other._rows
+        made._end = longest + max(part._end - part._place for part in parts)
+        shape, empty = (made._rows, sizes.key_heads), self._decoder.embedding.new_zeros
+        made._keys = [empty(*shape, sizes.head_width, made._end) for _ in self._keys]
+        made._values = [empty(*shape, made._end, sizes.head_width) for _ in self._values]
+        first = 0
+        for part in parts:
+            rows, kept = slice(first, first + part._rows), min(part._place, longest)
+            to, source = slice(longest - kept, longest), slice(part._place - kept, part._place)
+            for block, old in zip(made._keys, part._keys, strict=True):
+                block[rows, :, :, to] = old[: part._rows, :, :, source]
+            for block, old in zip(made._values, part._values, strict=True):
+                block[rows, :, to] = old[: part._rows, :, source]
+            first += part._rows
+        missing_B = longest - torch.cat(lengths)
+        made._missing_B = missing_B if bool(missing_B.any()) else None
+        made._hidden, made.logits = None, torch.cat([part.logits for part in parts])
+        if made._missing_B is not None:
+            made._hidden = _hidden(missing_B, made._end, sizes.key_heads, self.logits.dtype)
+        made._look()
+        return made
+
+    def _missing(self) -> Tensor:
+        return torch.zeros(self._rows, dtype=torch.int64) if self._missing_B is None else self._missing_B
 
     def _look(self) -> None:
         """Keep views of the keys (B * K, W, T) and values (B * K, T, W) of the rows that go on."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Protocol, runtime_checkable
+from typing import Protocol, Self, runtime_checkable
 
 from torch import Tensor
 
@@ -90,6 +90,15 @@ class Decoding(Protocol):
 
     def keep(self, rows: list[int]) -> None:
         """Go on with these sequences only; row i is the former row `rows[i]`."""
+        ...
+
+
+@runtime_checkable
+class JoinableDecoding(Decoding, Protocol):
+    """Sequences to which others can be added while they are continued."""
+
+    def joined(self, other: Self) -> Self:
+        """Return the sequences of both as one set, those of this one first; neither may go on afterwards."""
         ...
 
 

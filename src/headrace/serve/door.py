@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import TypeVar
+from typing import TypeVar, cast
 
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response
@@ -21,11 +21,13 @@ from headrace.serve.openapi import ARROW, JSON, Operation
 from headrace.serve.refusals import Refusal, again_after
 from headrace.serve.service import RankService
 from headrace.serve.tokens import ADMIN, FEEDBACK, READ
+from headrace.serve.watched import Watched
 
 __all__ = ["ADMIN", "ARROW", "FEEDBACK", "JSON", "READ", "Door", "Endpoint", "Refusal", "flag", "refused"]
 
 Result = TypeVar("Result")
 Endpoint = Callable[[Request], Awaitable[Response]]
+Refused = Callable[[Refusal], Response]
 HEADERS = {"cache-control": "no-store", "x-content-type-options": "nosniff"}
 """Answers are about somebody, and are data only: nobody keeps them, nobody guesses their type."""
 
@@ -41,14 +43,22 @@ class Door:
     """
 
     def __init__(
-        self, service: RankService, pool: ThreadPoolExecutor, *, access: AccessConfig | None = None,
+        self, service: Watched, pool: ThreadPoolExecutor, *, access: AccessConfig | None = None,
         audit: AuditLog | None = None,
     ) -> None:  # fmt: skip
-        self.service, self.pool, self.audit = service, pool, audit
+        self.watched, self.pool, self.audit = service, pool, audit
         self.keeper = Doorkeeper(access or AccessConfig())
         self.in_flight = self.held_bytes = 0
 
-    def counted(self, name: str, endpoint: Endpoint, scope: str | None, operation: Operation | None = None) -> Endpoint:
+    @property
+    def service(self) -> RankService:
+        """The service of a server that ranks."""
+        return cast(RankService, self.watched)
+
+    def counted(
+        self, name: str, endpoint: Endpoint, scope: str | None, operation: Operation | None = None,
+        *, refusal: Refused | None = None,
+    ) -> Endpoint:  # fmt: skip
         """Return the endpoint with its errors as JSON, counted, and open only to tokens with the scope.
 
         What needs the scope `admin` and changes something is written into the audit file before and after it is done.
@@ -58,8 +68,9 @@ class Door:
             endpoint: Answers a request, or raises `Refusal`.
             scope: `read`, `feedback` or `admin`; None: open to everybody.
             operation: What the OpenAPI document says about it. Query parameters that it does not name are refused.
+            refusal: Returns a refusal as an answer, where its form is not that of all others.
         """
-        metrics = self.service.metrics
+        metrics, said = self.watched.metrics, refusal or refused
 
         async def answer(request: Request) -> Response:
             request.state.held = 0
@@ -67,8 +78,8 @@ class Door:
             try:
                 self._admit(request, scope, operation)
                 response = await self._done(name, endpoint, request, scope)
-            except Refusal as refusal:
-                response = refused(refusal)
+            except Refusal as reason:
+                response = said(reason)
             except ClientDisconnect:
                 response = Response(status_code=400)  # nobody reads it
             except Exception:
@@ -99,7 +110,7 @@ class Door:
         except (DataError, ConfigError) as error:
             raise Refusal(400, error) from error
         except CapacityError as error:
-            raise Refusal(503, error, again_after(self.service.pressure.retry_s)) from error
+            raise Refusal(503, error, again_after(self.watched.pressure.retry_s)) from error
         except HeadraceError as error:
             raise Refusal(503, error) from error
 
@@ -124,11 +135,11 @@ class Door:
         kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
         if kind not in (ARROW, JSON):
             raise Refusal(415, DataError("Content-Type", got=repr(kind[:100]), expected=f"{JSON} or {ARROW}"))
-        limit = self.service.config.max_body_bytes
+        limit = self.watched.config.max_body_bytes
         declared = request.headers.get("content-length", "")
         if declared.isdigit() and int(declared) > limit:
             raise _too_long(declared[:20], limit)
-        seconds = self.service.config.body_timeout_s
+        seconds = self.watched.config.body_timeout_s
         try:
             async with asyncio.timeout(seconds):
                 return await self._received(request, limit), kind == ARROW
@@ -137,7 +148,7 @@ class Door:
             raise Refusal(408, what, {"connection": "close"}) from error
 
     async def _received(self, request: Request, limit: int) -> bytes:
-        chunks, most = [], self.service.config.max_held_bytes
+        chunks, most = [], self.watched.config.max_held_bytes
         async for chunk in request.stream():
             chunks.append(chunk)
             request.state.held += len(chunk)
@@ -151,7 +162,7 @@ class Door:
 
     def _admit(self, request: Request, scope: str | None, operation: Operation | None) -> None:
         """Refuse whoever may not enter, and what is not asked as it should be; cheap things first."""
-        if self.in_flight > self.service.config.max_in_flight and scope is not None:
+        if self.in_flight > self.watched.config.max_in_flight and scope is not None:
             raise Refusal(503, CapacityError("Server", got=f"{self.in_flight} requests at a time", expected="fewer",
                                              do="Try again in a second."))  # fmt: skip
         address = request.client.host if request.client is not None else ""

@@ -177,15 +177,21 @@ def draw(logits_BV: Tensor, draws_B: Tensor, config: GenerateConfig) -> tuple[Te
 
     A token whose probability is 0, because a filter took it out, is never drawn.
     """
+    log_probs_BV = distribution(logits_BV, config)
     if config.temperature == 0:
         picked_B = logits_BV.argmax(-1)
-        return picked_B, torch.log_softmax(logits_BV, -1).gather(1, picked_B[:, None])[:, 0]
-    scores_BV = logits_BV if config.unchanged else _filtered(logits_BV / config.temperature, config)
-    log_probs_BV = torch.log_softmax(scores_BV, -1)
+        return picked_B, log_probs_BV.gather(1, picked_B[:, None])[:, 0]
     sums_BV = log_probs_BV.exp().cumsum(-1)
     aims_B1 = draws_B[:, None] * sums_BV[:, -1:]
     picked_B1 = torch.searchsorted(sums_BV, aims_B1, right=True).clamp_(max=sums_BV.shape[1] - 1)
     return picked_B1[:, 0], log_probs_BV.gather(1, picked_B1)[:, 0]
+
+
+def distribution(logits_BV: Tensor, config: GenerateConfig) -> Tensor:
+    """Return the log-probabilities that tokens are drawn with, (B, V); at temperature 0 the model's own."""
+    if config.temperature == 0 or config.unchanged:
+        return torch.log_softmax(logits_BV, -1)
+    return torch.log_softmax(_filtered(logits_BV / config.temperature, config), -1)
 
 
 def _filtered(scores_BV: Tensor, config: GenerateConfig) -> Tensor:

@@ -26,13 +26,24 @@ from headrace.data.log import EmbeddedLog
 from headrace.errors import DataError, HeadraceError
 from headrace.publish.acknowledgements import Acknowledger
 from headrace.publish.replica import ChangeSource
-from headrace.serve import erase_routes, models_routes, question_routes, rank_routes, recommend_routes, state_routes
+from headrace.serve import (
+    completion_routes,
+    erase_routes,
+    feedback_routes,
+    models_routes,
+    preference_routes,
+    question_routes,
+    rank_routes,
+    recommend_routes,
+    state_routes,
+)
 from headrace.serve.access import AccessConfig
 from headrace.serve.arms import Experiment
 from headrace.serve.audit import FILE, AuditLog
 from headrace.serve.door import Door, Refusal, refused
 from headrace.serve.erasures import ErasureDesk
-from headrace.serve.openapi import Address, Json, Operation, document
+from headrace.serve.language_service import LanguageService
+from headrace.serve.openapi import TAKEN, Address, Json, ModelSchemas, Operation, document
 from headrace.serve.predictor import RankPredictor
 from headrace.serve.questions import Asking
 from headrace.serve.recommend import Recommender
@@ -78,6 +89,33 @@ def create_app(
         service.forget_with(erasures)
     door = Door(service, ThreadPoolExecutor(config.threads, "rank"), access=access,
                 audit=AuditLog(log.path.parent / FILE))  # fmt: skip
+    return _application(door, service, _rank_routes(door))
+
+
+def create_language_app(service: LanguageService, *, access: AccessConfig | None = None) -> Starlette:
+    """Return an ASGI application of a language model; it starts and closes the service with itself.
+
+    Args:
+        service: Writes, logs and takes votes; `app.state.service` is this.
+        access: Who may enter; None: everybody who reaches the server, which `run_server` then keeps to loopback.
+    """
+    door = Door(service, ThreadPoolExecutor(service.config.threads, "language"), access=access,
+                audit=AuditLog(service.log.path.parent / FILE))  # fmt: skip
+    schemas = ModelSchemas(service.actions.schema, service.actions.columns, max_rows=service.config.max_rows)
+    about = Operation(
+        summary="Take what people prefer, or what completions are worth; once each, however often it is sent.",
+        description="`prefer` names the choice of two, `0` or `1`, or `tie`. `reward` names a choice, and has a value.",
+        body=schemas.feedback(), arrow="Rows of key, kind, item, event_time and value.", answers={202: TAKEN},
+    )  # fmt: skip
+    return _application(door, service, [
+        *completion_routes.routes(door, service), *preference_routes.routes(door, service),
+        *feedback_routes.routes(door, service.actions, service.feedback, about),
+        *models_routes.routes(door, service.models),
+    ])  # fmt: skip
+
+
+def _application(door: Door, service: RankService | LanguageService, groups: Sequence[Route]) -> Starlette:
+    """Return the application of a service with these addresses, and those by which every server is watched."""
 
     @asynccontextmanager
     async def lifespan(app: Starlette) -> AsyncIterator[None]:
@@ -94,23 +132,28 @@ def create_app(
 
     app = Starlette(
         lifespan=lifespan,
-        routes=_routes(door),
+        routes=_described(door, groups),
         exception_handlers={HTTPException: _http_error, Exception: _unexpected},  # type: ignore[dict-item]
     )
     app.state.service, app.state.door = service, door
     return app
 
 
-def _routes(door: Door) -> list[Route]:
-    """Collect the addresses of all groups."""
+def _rank_routes(door: Door) -> list[Route]:
+    """Collect the addresses of a server that ranks."""
     desk, recommender = door.service.desk, door.service.recommender
-    found: list[Route] = [
+    return [
         *rank_routes.routes(door),
         *models_routes.routes(door),
         *([] if desk is None else question_routes.routes(door, desk)),
         *([] if door.service.erasures is None else erase_routes.routes(door, door.service.erasures)),
         *([] if recommender is None else recommend_routes.routes(door, RecommendDesk(door.service, recommender))),
     ]
+
+
+def _described(door: Door, groups: Sequence[Route]) -> list[Route]:
+    """Return addresses with those by which every server is watched, and the document about all of them."""
+    found = list(groups)
     made: list[Json] = []  # made when it is first asked for, and kept: it cannot change while the server runs
 
     def described() -> Json:

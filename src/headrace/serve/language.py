@@ -94,7 +94,7 @@ class LanguagePredictor:
         prompts = self.prompts(requests)
         items = requests.column("item") if "item" in requests.names else pa.nulls(rows, pa.string())
         seeds = example_ids(requests.column("key"), items) ^ hash_text(f"language {self.seed}")
-        version, decoder = self._current()
+        version, decoder = self.current()
         made = self._generated(decoder, prompts, seeds.tolist())
         columns: dict[str, object] = {
             "key": requests.column("key"), "kind": pa.array(["prediction"] * rows, pa.string()),
@@ -126,8 +126,12 @@ class LanguagePredictor:
                               expected="text in every row")  # fmt: skip
         return self.codec.encode(texts.to_pylist(), begin=self.codec.begin is not None)
 
-    def _current(self) -> tuple[Version, Decoder]:
-        """Return the version held and its weights, laid out for generation."""
+    def current(self) -> tuple[Version, Decoder]:
+        """Return the version held and its weights, laid out for generation.
+
+        Raises:
+            VersionError: If there is no version yet.
+        """
         with self.replica.reading() as version, self._packing:
             if self._packed is None or self._packed[0] != version:
                 self._packed = (version, self.model.decoder())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
@@ -15,9 +16,14 @@ from headrace.serve.openapi import Json, Operation
 _SHARE: Json = {"type": "number", "minimum": 0, "maximum": 1}
 
 
-def routes(door: Door) -> list[Route]:
-    """Return the addresses of a server's arms."""
-    at, (models, change) = _ModelRoutes(door), _operations(door)
+def routes(door: Door, more: Callable[[], dict[str, object]] | None = None) -> list[Route]:
+    """Return the addresses of a server's arms.
+
+    Args:
+        door: Of the server.
+        more: Returns further fields of the answer.
+    """
+    at, (models, change) = _ModelRoutes(door, more), _operations(door)
     return [
         Route("/v1/models", door.counted("models", at.models, READ, models), methods=["GET"]),
         Route("/v1/models", door.counted("shares", at.change, ADMIN, change), methods=["PUT"]),
@@ -25,7 +31,7 @@ def routes(door: Door) -> list[Route]:
 
 
 def _operations(door: Door) -> tuple[Operation, Operation]:
-    names = door.service.arms.names
+    names = door.watched.arms.names
     arm = {
         "type": "object", "required": ["name", "share", "propensity", "version", "state"],
         "properties": {
@@ -57,12 +63,16 @@ def _operations(door: Door) -> tuple[Operation, Operation]:
 class _ModelRoutes:
     """The endpoints of one service."""
 
-    def __init__(self, door: Door) -> None:
-        self.door, self.arms = door, door.service.arms
+    def __init__(self, door: Door, more: Callable[[], dict[str, object]] | None = None) -> None:
+        self._more = more
+        self.door, self.arms = door, door.watched.arms
 
     async def models(self, request: Request) -> Response:
         """Tell which arms there are."""
-        return JSONResponse(await self.door.work(self.arms.describe))
+        return JSONResponse(await self.door.work(self._described))
+
+    def _described(self) -> dict[str, object]:
+        return {**({} if self._more is None else self._more()), **self.arms.describe()}
 
     async def change(self, request: Request) -> Response:
         """Change shares."""
@@ -71,7 +81,7 @@ class _ModelRoutes:
             raise Refusal(415, SchemaError("Content-Type", got=repr(ARROW), expected=JSON))
         shares = await self.door.work(lambda: self.arms.book.change(_shares(body)))
         self.door.note(request, {"shares": shares})
-        return JSONResponse(await self.door.work(self.arms.describe))
+        return JSONResponse(await self.door.work(self._described))
 
 
 def _shares(body: bytes) -> dict[str, object]:

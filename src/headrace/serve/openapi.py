@@ -30,6 +30,12 @@ ERROR: Json = {
     "type": "object", "required": ["what", "got", "expected", "do"], "additionalProperties": False,
     "properties": {name: {"type": "string"} for name in ("what", "got", "expected", "do")},
 }  # fmt: skip
+PROTOCOL_ERROR: Json = {
+    "type": "object", "required": ["error"],
+    "properties": {"error": {"type": "object", "required": ["message", "type", "param", "code"], "properties": {
+        "message": {"type": "string"}, "type": {"type": "string"}, "param": {"type": ["string", "null"]},
+        "code": {"type": ["string", "null"]}}}},
+}  # fmt: skip
 BEHIND: Json = {
     **ERROR, "required": [*ERROR["required"], "version", "arm"],
     "properties": {**ERROR["properties"], "version": {"type": "integer"}, "arm": {"type": "string"}},
@@ -58,6 +64,7 @@ class Operation:
         answers: JSON schema (None: no JSON) by status.
         arrow_answer: Whether an Arrow body is answered with one.
         text: Whether the answer is plain text.
+        protocol: Whether errors have the form of the OpenAI protocol.
         errors: Further statuses and their reasons.
     """
 
@@ -70,6 +77,7 @@ class Operation:
     answers: Mapping[int, Json | None] = field(default_factory=lambda: {200: {"type": "object"}})
     arrow_answer: bool = False
     text: bool = False
+    protocol: bool = False
     errors: Mapping[int, str] = field(default_factory=dict)
 
 
@@ -100,7 +108,7 @@ def document(addresses: Iterable[Address], *, version: str, guarded: bool, model
         "openapi": "3.1.0",
         "info": {"title": "Headrace", "version": version,
                  "description": f"Ranks, logs what it ranked, and takes feedback. {model}".strip()},
-        "paths": paths, "components": {"schemas": {"Error": ERROR}},
+        "paths": paths, "components": {"schemas": {"Error": ERROR, "OpenAIError": PROTOCOL_ERROR}},
     }  # fmt: skip
     if guarded:
         answer["components"]["securitySchemes"] = {"token": {"type": "http", "scheme": "bearer"}}
@@ -131,10 +139,11 @@ def _operation(one: Address, guarded: bool) -> Json:
         errors |= {401, 403}
     for status, schema in said.answers.items():
         about["responses"][str(status)] = _answer(said, schema)
+    form = "OpenAIError" if said.protocol else "Error"
     for status in sorted(errors | set(said.errors)):
         reason = said.errors.get(status, REASONS.get(status, "Refused."))
         about["responses"].setdefault(str(status), {
-            "description": reason, "content": {JSON: {"schema": {"$ref": "#/components/schemas/Error"}}},
+            "description": reason, "content": {JSON: {"schema": {"$ref": f"#/components/schemas/{form}"}}},
         })  # fmt: skip
     return about
 

@@ -9,8 +9,9 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
+from headrace.serve import feedback_routes
 from headrace.serve.arms import ARM
-from headrace.serve.door import ARROW, FEEDBACK, READ, Door, flag
+from headrace.serve.door import ARROW, READ, Door, flag
 from headrace.serve.openapi import BEHIND, COUNT, TAKEN, ModelSchemas, Operation
 from headrace.serve.requests import RankRequest, wanted_version
 from headrace.serve.service import Ranking
@@ -22,7 +23,7 @@ def routes(door: Door) -> list[Route]:
     at, about = _RankRoutes(door), _operations(door)
     return [
         Route("/v1/rank", door.counted("rank", at.rank, READ, about["rank"]), methods=["POST"]),
-        Route("/v1/feedback", door.counted("feedback", at.feedback, FEEDBACK, about["feedback"]), methods=["POST"]),
+        *feedback_routes.routes(door, door.service.reader, door.service.feedback, about["feedback"]),
     ]
 
 
@@ -71,20 +72,6 @@ class _RankRoutes:
         log = asked.log_impressions if wanted is None else wanted
         version = asked.min_version if oldest is None else version_of(oldest)
         return self.service.rank(RankRequest(asked.events, log, version))
-
-    async def feedback(self, request: Request) -> Response:
-        """Log actions."""
-        body, arrow = await self.door.body(request)
-        started = time.perf_counter()
-        reader, service = self.service.reader, self.service
-        durable = await self.door.work(
-            lambda: service.feedback(reader.feedback_arrow(body) if arrow else reader.feedback_json(body))
-        )
-        written = await self.door.durable(durable)
-        service.metrics.feedback.labels("accepted").inc(written.accepted)
-        service.metrics.feedback.labels("duplicate").inc(written.duplicates)
-        service.metrics.latency.labels("feedback").observe(time.perf_counter() - started)
-        return JSONResponse({"accepted": written.accepted, "duplicates": written.duplicates}, 202)
 
 
 def version_of(text: str) -> int:

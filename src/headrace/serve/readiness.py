@@ -5,17 +5,30 @@ from __future__ import annotations
 import logging
 import threading
 import time
+from typing import Protocol
 
 import numpy as np
 import pyarrow as pa
 
 from headrace.errors import HeadraceError
 from headrace.serve.columns import Columns
-from headrace.serve.predictor import RankPredictor
-from headrace.types import Events
+from headrace.types import Events, Version
 
 _log = logging.getLogger(__name__)
 POLL_S = 0.02
+
+
+class Answering(Protocol):
+    """Who answers: a predictor over a replica."""
+
+    @property
+    def version(self) -> Version:
+        """The version that answers."""
+        ...
+
+    def predict(self, requests: Events) -> Events:
+        """Return one row per request row."""
+        ...
 
 
 def practice_rows(columns: Columns, item: str, rows: int) -> Events:
@@ -59,7 +72,7 @@ class Readiness:
     Thread-safety: may be asked from any thread.
     """
 
-    def __init__(self, predictor: RankPredictor, columns: Columns, rows: tuple[int, ...]) -> None:
+    def __init__(self, predictor: Answering, columns: Columns, rows: tuple[int, ...]) -> None:
         self.predictor, self.columns, self.rows = predictor, columns, rows
         self._warm, self._ended = threading.Event(), threading.Event()
         self._thread: threading.Thread | None = None
@@ -84,6 +97,10 @@ class Readiness:
             return "waiting for the first version"
         return "" if self._warm.is_set() else "warming up"
 
+    def practise(self, rows: int) -> None:
+        """Answer one made-up request."""
+        self.predictor.predict(practice_rows(self.columns, self.columns.schema.item, rows))
+
     def _run(self) -> None:
         while self.predictor.version.number < 0:
             if self._ended.wait(POLL_S):
@@ -91,7 +108,7 @@ class Readiness:
         started = time.perf_counter()
         try:
             for rows in self.rows:
-                self.predictor.predict(practice_rows(self.columns, self.predictor.schema.item, rows))
+                self.practise(rows)
         except HeadraceError as error:  # such a row may be refused (prepared columns); real ones will say so themselves
             _log.warning("warm-up went without made-up requests: %s", error)
         _log.info("warm after %.3f s", time.perf_counter() - started)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import math
-import time
 from collections.abc import Callable, Iterable
 from concurrent.futures import Future
 from dataclasses import dataclass
@@ -22,7 +20,6 @@ from headrace.serve.erasures import ErasureDesk
 from headrace.serve.event_writer import EventWriter, Written
 from headrace.serve.experiment import MAIN
 from headrace.serve.follow import Follower
-from headrace.serve.freshness import DelaySummary
 from headrace.serve.metrics import Reading, ServeMetrics
 from headrace.serve.predictor import RankPredictor
 from headrace.serve.pressure import Pressure
@@ -31,6 +28,7 @@ from headrace.serve.readiness import Readiness
 from headrace.serve.recommend import Recommender
 from headrace.serve.requests import RankRequest, RequestReader
 from headrace.serve.settings import ServeConfig
+from headrace.serve.watched import Watched
 from headrace.types import Events
 
 LOGGED = ("score", "version", "score_logged", ARM, ARM_PROPENSITY)
@@ -45,7 +43,7 @@ class Ranking:
     durable: Future[Written] | None = None
 
 
-class RankService:
+class RankService(Watched):
     """A predictor, an event log and a follower of the change log as one thing.
 
     Args:
@@ -65,29 +63,29 @@ class RankService:
         sign_of_life: Callable[[], float | None] | None = None, asking: Asking | None = None,
         acknowledger: Acknowledger | None = None, experiment: Experiment | None = None,
     ) -> None:  # fmt: skip
-        self.predictor, self.log, self.config = predictor, log, config
+        self.predictor, self.log = predictor, log
         self.reader = RequestReader(predictor.request_schema, config)
         if config.position is not None:
             known_name("position", config.position, self.reader.columns.names)
-        self.writer = EventWriter(
+        writer = EventWriter(
             log, config.topic, item=predictor.schema.item, window_s=config.commit_window_s,
             max_waiting=config.max_waiting, remember=config.remember_actions,
         )  # fmt: skip
+        pressure = Pressure(log.path.parent, min_free_bytes=config.min_free_bytes,
+                            max_backlog_rows=config.max_backlog_rows)  # fmt: skip
+        follower: Follower | None = None
+        if changes is not None:
+            follower = Follower(predictor.replica, changes, poll_s=config.poll_s, acknowledger=acknowledger)
+        super().__init__(predictor, writer, config, pressure, follower, sign_of_life)
         self.desk: QuestionDesk | None = None
         self.recommender: Recommender | None = None
         self.erasures: ErasureDesk | None = None
         if asking is not None:
             self.desk = QuestionDesk(predictor, self.writer, asking.pool, config=asking.config,
                                      positive=predictor.schema.label.positive[0])  # fmt: skip
-        self.follower: Follower | None = None
-        if changes is not None:
-            self.follower = Follower(predictor.replica, changes, poll_s=config.poll_s, acknowledger=acknowledger)
         self.arms = Arms(Arm(MAIN, predictor, self.follower), experiment, columns=self.reader.columns,
                          poll_s=config.poll_s)  # fmt: skip
         self.metrics = ServeMetrics(self._gauges, self._delays)
-        self._sign_of_life = sign_of_life
-        self.pressure = Pressure(log.path.parent, min_free_bytes=config.min_free_bytes,
-                                 max_backlog_rows=config.max_backlog_rows)  # fmt: skip
         self.readiness = Readiness(predictor, self.reader.columns, config.warm_rows)
 
     def forget_with(self, desk: ErasureDesk) -> None:
@@ -182,33 +180,14 @@ class RankService:
 
     def health(self) -> dict[str, object]:
         """Return how the service is, as plain values."""
-        version = self.predictor.version.number
-        answer: dict[str, object] = {
-            "status": "ok" if version >= 0 else "waiting for the first version", "version": version,
-            "waiting_commits": self.writer.waiting, "learner": self._learner(),
-        }  # fmt: skip
+        answer = super().health()
         if self.desk is not None:
             answer["questions"] = self.desk.status()
         if self.recommender is not None:
             answer["recommend"] = self.recommender.status()
         if self.erasures is not None:
             answer["erasures"] = self.erasures.status()
-        if self.follower is not None:
-            answer |= self.follower.health()
-            if self.follower.error:
-                answer |= {"status": "serving an old version", "error": self.follower.error}
-            answer["freshness"] = {"positives": _plain(self.follower.positives.summary()),
-                                   "negatives": _plain(self.follower.negatives.summary())}  # fmt: skip
         return answer
-
-    def _learner(self) -> dict[str, object]:
-        age: float | None = None
-        if self._sign_of_life is not None:
-            age = self._sign_of_life()
-        elif self.follower is not None:
-            published = self.follower.source.published_at()
-            age = max(time.time() - published / 1e6, 0.0) if published else None
-        return {"alive": None if age is None else age <= self.config.learner_timeout_s, "last_sign_s": age}
 
     def _with_position(self, rows: Events) -> Events:
         """Fill in the place at which the answer puts a row, where the request does not say where it was shown."""
@@ -223,26 +202,11 @@ class RankService:
             filled = pc.coalesce(own, filled.cast(own.type))
         return rows.with_columns({column: filled})
 
-    def _delays(self) -> dict[str, DelaySummary]:
-        if self.follower is None:
-            return {}
-        return {"headrace_freshness_seconds": self.follower.positives.summary(),
-                "headrace_negative_delay_seconds": self.follower.negatives.summary()}  # fmt: skip
-
     def _gauges(self) -> Iterable[Reading]:
-        yield "headrace_version", "The version that answers.", [({}, float(self.predictor.version.number))]
-        if self.follower is not None:
-            yield from self.follower.gauges()
+        yield from super()._gauges()
         yield from self.arms.gauges()
         if self.recommender is not None:
             yield from self.recommender.gauges()
-        yield "headrace_waiting_commits", "Requests that wait for the disk.", [({}, float(self.writer.waiting))]
-        if self.pressure.free_bytes is not None:
-            yield "headrace_free_bytes", "Room on the event log's disk.", [({}, float(self.pressure.free_bytes))]
-        if self.pressure.backlog_rows is not None:
-            yield "headrace_backlog_rows", "Logged rows that wait to be joined.", [
-                ({}, float(self.pressure.backlog_rows))]  # fmt: skip
-        yield "headrace_commits", "Commits of the event log.", [({}, float(self.writer.commits))]
         if self.desk is not None:
             counts = self.desk.status()
             states = [({"state": name}, float(str(counts[name]))) for name in ("open", "answered", "skipped")]
@@ -250,7 +214,6 @@ class RankService:
         if self.erasures is not None:
             states = [({"state": name}, float(count)) for name, count in self.erasures.status().items()]
             yield "headrace_erasures", "Erasures of users under way, and those that are overdue.", states
-        yield "headrace_logged_rows", "Rows written to the event log.", [({}, float(self.writer.rows))]
         tables = self.predictor.replica.tables
         stats = {name: table.stats() for name, table in tables.items() if hasattr(table, "stats")}
         yield "headrace_table_rows", "Rows of a table.", [({"table": n}, float(s.rows)) for n, s in stats.items()]
@@ -274,10 +237,3 @@ def places_of(rows: Events) -> npt.NDArray[np.int64]:
     places = np.empty(len(rows), dtype=np.int64)
     places[order] = np.arange(len(rows)) - np.repeat(np.cumsum(sizes) - sizes, sizes)
     return places
-
-
-def _plain(summary: DelaySummary) -> dict[str, object]:
-    def known(value: float) -> float | None:
-        return None if math.isnan(value) else value
-
-    return {"p50_s": known(summary.p50_s), "p99_s": known(summary.p99_s), "count": summary.count}

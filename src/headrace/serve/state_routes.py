@@ -47,7 +47,7 @@ class _StateRoutes:
     """The endpoints of one service."""
 
     def __init__(self, door: Door, document: Callable[[], Json]) -> None:
-        self.service, self._document = door.service, document
+        self.service, self._document = door.watched, document
 
     async def live(self, request: Request) -> Response:
         """Tell that the process runs."""
@@ -62,7 +62,7 @@ class _StateRoutes:
     async def health(self, request: Request) -> Response:
         """Tell how the service is; 503 until there is a version."""
         state = self.service.health()
-        return JSONResponse(state, 200 if self.service.predictor.version.number >= 0 else 503)
+        return JSONResponse(state, 200 if self.service.answering.version.number >= 0 else 503)
 
     async def prometheus(self, request: Request) -> Response:
         """Tell Prometheus."""

@@ -203,3 +203,79 @@ def guard(tmp_path: Path, make_predictor, make_change):
         return Guarded(app, log, AuditLog(tmp_path / "run" / "audit.jsonl"), {"nobody": {}, **bearers})
 
     return make
+
+
+TEXTS = ["the cat sat on the mat", "a dog and a cat are glad", "kind words are warm", "cold words are grey"] * 10
+
+
+def language_parts(seed: int = 1, **settings: object):
+    """A codec, and a function that builds models of it: larger weights, so that what is written differs."""
+    from headrace.data import TextCodec
+    from headrace.nn import CausalSettings, CausalTransformer
+
+    codec = TextCodec.trained(TEXTS, 300)
+    sizes = CausalSettings(vocabulary=codec.vocabulary, width=16, layers=2, heads=2, max_length=96, **settings)
+
+    def model(number: int = seed) -> CausalTransformer:
+        made = CausalTransformer(sizes, seed=number)
+        with torch.no_grad():
+            for value in made.parameters():
+                value.mul_(3.0)
+        return made
+
+    return codec, model
+
+
+@dataclass
+class Study:
+    """A language model in this process behind its application; `publish` gives it another version."""
+
+    app: object
+    service: object
+    log: EmbeddedLog
+    publish: Callable[[int], None]
+
+    @asynccontextmanager
+    async def client(self, **headers: str) -> AsyncIterator[httpx.AsyncClient]:
+        transport = httpx.ASGITransport(self.app, raise_app_exceptions=False)
+        outside = httpx.AsyncClient(transport=transport, base_url="http://test", headers=headers)
+        async with self.app.router.lifespan_context(self.app), outside as client:
+            yield client
+
+    def logged(self) -> list[dict]:
+        """Every row of the event log."""
+        entries = self.log.read("events", 0, limit=100_000)
+        return [row for entry in entries for row in entry.events.batch.to_pylist()]
+
+
+@pytest.fixture(scope="module")
+def language():
+    """A codec, and a function that makes a tiny language model of a seed."""
+    return language_parts()
+
+
+@pytest.fixture
+def make_study(tmp_path: Path) -> Callable[..., Study]:
+    from headrace.serve import LanguagePredictor
+    from headrace.serve.http import create_language_app
+    from headrace.serve.language_service import LanguageService, Offer
+    from headrace.serve.language_settings import LanguageSettings
+
+    def make(access: AccessConfig | None = None, config: ServeConfig | None = None, **settings: object) -> Study:
+        torch.set_num_threads(1)
+        codec, model = language_parts()
+        served = model(99)
+        predictor = LanguagePredictor(served, Replica({}, served), codec=codec)
+
+        def publish(number: int) -> None:
+            dense = model(number).state_dict()
+            predictor.apply(Change(version=Version(number, number - 1), dense=dense, full=not number))
+
+        publish(0)
+        log = EmbeddedLog(tmp_path / "run" / "events.db", durability="process")
+        offer = Offer(name="tiny", settings=LanguageSettings(usual_tokens=12, max_tokens=40, **settings),
+                      prompts=("the cat", "a dog"))  # fmt: skip
+        service = LanguageService(predictor, log, config or ServeConfig(), offer)
+        return Study(create_language_app(service, access=access), service, log, publish)
+
+    return make

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import copy
 import hashlib
 import json
 import os
@@ -22,6 +21,7 @@ from headrace.online import OnlineConfig
 from headrace.online.recommending import open_recommender
 from headrace.serve import ServeConfig, create_app
 from headrace.serve.recommend_config import RecommendConfig
+from headrace.testing.bodies import Caller, bent, broken
 from headrace.types import Events
 
 ARROW, JSON = "application/vnd.apache.arrow.stream", "application/json"
@@ -38,12 +38,6 @@ WISH = {
 }  # fmt: skip
 ITEMS = {"items": [{"item": "i1", "price": 1.5, "tags": ["x"]}, {"item": "i90", "price": 2.5, "tags": []}]}
 GONE = {"items": ["i1", "i4"]}
-NASTY: list[Any] = [
-    None, True, False, 0, -1, 1, 0.5, -0.0, 1e308, 1e-320, 2**31, 2**53 + 1, 2**63 - 1, 2**63, -(2**63) - 1, 10**400,
-    "", " ", "a", "item", "key", "\x00", "\u202e", "\ud800", "é" * 600, "x" * 2000, "'; DROP TABLE entries; --",
-    "../../etc", "${jndi:x}", "NaN", "1", [], {}, [[]], [None], [{}], {"": ""}, {"item": {}}, ["x"] * 50, [1, "a"],
-    [0.5, None],
-]  # fmt: skip
 NAMES = [
     "item", "key", "kind", "user", "context", "candidates", "events", "event_time", "value", "price", "city", "tags",
     "position", "log_impressions", "min_version", "score", "version", "arm", "accepted_time", "__class__", "",
@@ -53,95 +47,6 @@ QUERIES = [
     b"", b"", b"", b"log_impressions=false", b"log_impressions=1", b"min_version=0", b"min_version=-1", b"a=b", b"%",
     b"min_version=99999999999999999999", b"log_impressions=true&log_impressions=true", b"\xff=\x00",
 ]  # fmt: skip
-
-
-def places(tree: object) -> list[tuple[Any, Any]]:
-    """Every (container, key) of a JSON tree."""
-    found: list[tuple[Any, Any]] = []
-    inner = tree.items() if isinstance(tree, dict) else enumerate(tree) if isinstance(tree, list) else ()
-    for key, value in inner:
-        found.append((tree, key))
-        found += places(value)
-    return found
-
-
-def bent(draw: random.Random, tree: object) -> bytes:
-    """A JSON body with some of its parts replaced, dropped, renamed or repeated."""
-    tree = copy.deepcopy(tree)
-    for _ in range(draw.choice((1, 1, 2, 3))):
-        found = places(tree)
-        if not found:
-            break
-        where, key = draw.choice(found)
-        way = draw.randrange(5)
-        if way < 2:
-            where[key] = copy.deepcopy(draw.choice(NASTY))
-        elif way == 2:
-            del where[key]
-        elif way == 3 and isinstance(where, dict):
-            where[draw.choice(NAMES)] = where.pop(key)
-        elif isinstance(where, list):
-            where.extend([copy.deepcopy(where[key])] * draw.choice((1, 3, 40)))
-        else:
-            where[draw.choice(NAMES)] = copy.deepcopy(draw.choice(NASTY))
-    if draw.random() < 0.02:
-        tree = draw.choice(NASTY)
-    text = json.dumps(tree)
-    if draw.random() < 0.05:
-        text = text.replace(":", draw.choice([": NaN,", ":", "::", ": Infinity"]), 1)
-    return text.encode(draw.choice(["utf-8"] * 20 + ["utf-16", "utf-32", "utf-8-sig"]))
-
-
-def broken(draw: random.Random, content: bytes) -> bytes:
-    """Bytes that were cut, repeated, exchanged or made up."""
-    body, way = bytearray(content), draw.randrange(6)
-    if way == 0:
-        return bytes(body[: draw.randrange(len(body) + 1)])
-    if way == 1:
-        return draw.randbytes(draw.randrange(300))
-    if way == 2:
-        place = draw.randrange(len(body))
-        return bytes(body[:place] + body[place : place + 40] * 3 + body[place:])
-    if way == 3:  # a length or an offset in an Arrow header
-        place = draw.randrange(max(len(body) - 8, 1))
-        size = draw.choice((1, 2, 4, 8))
-        body[place : place + size] = draw.choice((b"\xff" * size, b"\x00" * size, b"\x7f" + b"\xff" * (size - 1)))
-        return bytes(body)
-    for _ in range(draw.randrange(1, 10)):
-        body[draw.randrange(len(body))] = draw.randrange(256)
-    return bytes(body)
-
-
-class Caller:
-    """Calls an ASGI application without a network in between."""
-
-    def __init__(self, app: Any) -> None:
-        self.app = app
-
-    async def __call__(self, method: str, path: str, query: bytes, kind: bytes, body: bytes) -> tuple[int, bytes]:
-        status, parts, given = 0, [], False
-
-        async def receive() -> dict[str, object]:
-            nonlocal given
-            if given:
-                return {"type": "http.disconnect"}
-            given = True
-            return {"type": "http.request", "body": body, "more_body": False}
-
-        async def send(message: dict[str, Any]) -> None:
-            nonlocal status
-            if message["type"] == "http.response.start":
-                status = message["status"]
-            else:
-                parts.append(message.get("body", b""))
-
-        scope = {
-            "type": "http", "asgi": {"version": "3.0"}, "http_version": "1.1", "method": method, "scheme": "http",
-            "path": path, "raw_path": path.encode(), "query_string": query, "root_path": "", "client": ("192.0.2.1", 1),
-            "headers": [(b"content-type", kind)], "server": ("127.0.0.1", 80), "state": {},
-        }  # fmt: skip
-        await self.app(scope, receive, send)
-        return status, b"".join(parts)
 
 
 def digest(predictor: Any) -> str:
@@ -176,7 +81,7 @@ async def fuzz(app: Any, log: EmbeddedLog, requests: Events, count: int, seed: i
         method, path, kind = draw.choice(list(good))
         seed_body = good[method, path, kind]
         if kind == JSON:
-            body = bent(draw, seed_body) if draw.random() < 0.7 else broken(draw, json.dumps(seed_body).encode())
+            body = bent(draw, seed_body, NAMES) if draw.random() < 0.7 else broken(draw, json.dumps(seed_body).encode())
         else:
             body = broken(draw, seed_body)
         asks = path in ("/v1/rank", "/v1/recommend")

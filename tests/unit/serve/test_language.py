@@ -99,7 +99,7 @@ def test_a_version_that_comes_meanwhile_waits_for_nobody_and_mixes_with_nothing(
     one.apply(change(0, models[0]))
     expected = one.predict(asked([5, 6])).column("completion_ids").to_pylist()
     begun, go_on = threading.Event(), threading.Event()
-    decoder = one._current()[1]
+    decoder = one.current()[1]
     begin = decoder.begin
 
     def slowly(prompts, room):
