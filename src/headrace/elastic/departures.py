@@ -136,7 +136,7 @@ class Departures:
                 frozen, applied = self._freeze(union, counted=True)
                 tables = {name: table_from(server.configs[name], parts) for name, parts in frozen()}
                 one = Holding(union, tables, applied)
-                self._catch_up(one.take, 0)
+                self._catch_up(lambda sequence, part: one.take(part, sequence), 0)
                 with server.order:
                     for sequence, part in self._noted:
                         one.take(part, sequence)
@@ -152,8 +152,9 @@ class Departures:
 
     def _freeze(self, mask: Mask, *, counted: bool) -> tuple[Callable[[], list[tuple[str, TableParts]]], int]:
         """Begin to note steps, and return how to read the buckets' tables as they are now, and the last step."""
-        server = self._server
+        server, end = self._server, time.monotonic() + self._server.limits.wait_s
         while True:
+            self._in_time(end)
             with server.order:
                 with server.state:
                     server.require_whole()
@@ -174,6 +175,13 @@ class Departures:
             ]
 
         return read, applied
+
+    def _in_time(self, end: float) -> None:
+        """Raise StoreError where buckets that came lately are ahead for too long: steps do not reach this server."""
+        if time.monotonic() > end:
+            raise StoreError(f"Table server {self._server.number}, move", got=f"step {self._server.applied}",
+                             expected="the step of buckets that came here",
+                             do="Nothing has changed. Try again.")  # fmt: skip
 
     def _catch_up(self, send: Callable[[int, Part], object], known: int) -> None:
         """Send noted steps until few are left, and until a step is reached from which the target knows decisions."""
@@ -198,8 +206,9 @@ class Departures:
 
     def _give_up(self, mask: Mask, target: int) -> tuple[list[tuple[int, Part]], list[Moved], BucketMap]:
         """Stop owning the buckets; return the last steps, what was prepared for them, and the next map."""
-        server = self._server
+        server, end = self._server, time.monotonic() + self._server.limits.wait_s
         while True:
+            self._in_time(end)
             with server.order, server.state:
                 server.require_whole()
                 touched = [one for one in server.holdings if (one.mask & mask).any()]

@@ -33,15 +33,19 @@ class Tables(Protocol):
         """See `TableServer.apply`."""
         ...
 
+    def pull_dense(self, known: int, after: int) -> tuple[int, FloatArray | None]:
+        """See `TableServer.pull_dense`."""
+        ...
+
     def discard(self, transactions: Sequence[Transaction]) -> None:
         """See `TableServer.discard`."""
         ...
 
-    def changes(self, name: str, since: int) -> RowChange:
+    def changes(self, name: str, since: int, after: int = 0) -> RowChange:
         """See `TableServer.changes`."""
         ...
 
-    def rows(self, name: str) -> RowChange:
+    def rows(self, name: str, after: int = 0) -> RowChange:
         """See `TableServer.rows`."""
         ...
 

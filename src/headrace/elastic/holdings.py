@@ -85,7 +85,9 @@ def part_of(parts: TableParts, mask: Mask, *, counted: bool = False) -> TablePar
         kept |= {name: getattr(parts, name)[chosen] for name in names}
     if len(parts.sketch):
         kept["sketch"] = np.where(mask[:, None], parts.sketch.reshape(_BUCKETS, -1), np.uint8(0)).reshape(-1)
-    return replace(parts, **kept, **({} if counted else dict.fromkeys(COUNTED, 0)))
+    if not counted:
+        kept |= dict.fromkeys(COUNTED, 0)
+    return replace(parts, **kept)
 
 
 def joined(several: Sequence[TableParts]) -> TableParts:
@@ -175,6 +177,7 @@ def parts_of_chunks(chunks: Sequence[tuple[Mapping[str, int], Mapping[str, Array
     try:
         whole: dict[str, Any] = {name: np.concatenate([arrays[name] for _, arrays in chunks]) for name in ROWS}
         whole |= {name: chunks[0][1][name] for name in (*PENDING, *REMOVED, "sketch")}
-        return TableParts(**whole, **{name: int(value) for name, value in chunks[0][0].items()})
+        whole |= {name: int(value) for name, value in chunks[0][0].items()}
+        return TableParts(**whole)
     except (KeyError, TypeError, ValueError, IndexError) as error:
         raise ClusterError("Moved table", got=str(error), expected="all of its arrays") from error

@@ -45,6 +45,7 @@ class RemoteTables:
         directory: Who owns what, and the ways to the servers.
         patience_s: How long to ask again while buckets move or a server is being replaced.
         name: Of this worker, for updates outside `transaction`.
+        dense_server: The server that keeps the dense part, where one does.
 
     Attributes:
         tables: By name, for an `EmbeddingCollection`.
@@ -55,11 +56,11 @@ class RemoteTables:
     """
 
     def __init__(self, configs: Sequence[TableConfig], directory: Directory[Tables], *, patience_s: float = 30.0,
-                 name: str = "") -> None:  # fmt: skip
+                 name: str = "", dense_server: int = 0) -> None:  # fmt: skip
         self.configs = {config.name: config for config in configs}
         self.tables = {config.name: RemoteTable(config, self) for config in configs}
         self.after, self.dense = 0, np.zeros(0, np.float32)
-        self._directory, self._patience_s = directory, patience_s
+        self._directory, self._patience_s, self._dense_server = directory, patience_s, dense_server
         self._name = name or f"alone-{os.getpid()}"
         self._pool = ThreadPoolExecutor(32, "table-server")
         self._gathered: dict[str, list[Step]] | None = None
@@ -170,7 +171,9 @@ class RemoteTables:
         def ask(buckets: BucketMap) -> None:
             self._attempt += 1
             attempt, servers = self._attempt, buckets.servers
-            shares = part.by_owner(buckets.owners, servers)
+            if len(part.dense) and self._dense_server not in servers:
+                servers = (*servers, self._dense_server)
+            shares = part.by_owner(buckets.owners, servers, self._dense_server)
             self._each(servers, lambda server: self._client(server).prepare(transaction, attempt, buckets.version,
                                                                             shares[server]))  # fmt: skip
 
@@ -187,6 +190,14 @@ class RemoteTables:
         """
         told = self._each(self._directory.servers, lambda server: self._client(server).apply(sequence, transactions))
         return sum(told.values())
+
+    def pull_dense(self, known: int = -1) -> tuple[int, FloatArray | None]:
+        """Return the step that the dense part stands at, not before `after`, and its values (P,) unless it is `known`.
+
+        Raises:
+            WorkerLost: If the server that keeps it is lost.
+        """
+        return self._patiently(lambda _: self._client(self._dense_server).pull_dense(known, self.after))
 
     def discard(self, transactions: Sequence[Transaction]) -> None:
         """Tell every server to drop transactions that will not be committed."""
@@ -217,7 +228,7 @@ class RemoteTables:
 
         def ask(number: int) -> RowChange:
             client = self._client(number)
-            return client.rows(name) if since is None else client.changes(name, since)
+            return client.rows(name, self.after) if since is None else client.changes(name, since, self.after)
 
         told = self._each(self._directory.servers, ask)
         ids = torch.cat([one.ids for one in told.values()])
@@ -320,7 +331,7 @@ class RemotePass(PlainPass):
     def __init__(
         self, tables: Mapping[str, RemoteTable], lookups: Sequence[Lookup], batch: Batch, remote: RemoteTables
     ) -> None:
-        super().__init__(tables, lookups, batch, keep=True)  # type: ignore[arg-type]
+        super().__init__(tables, lookups, batch, keep=True)
         self._remote = remote
 
     def found(self) -> dict[str, FloatArray]:

@@ -133,15 +133,19 @@ class TableServer:
 
     def _ready(self, version: int, after: int, ids: Mapping[str, IdArray]) -> tuple[tuple[Holding, ...], IdArray]:
         with self.state:
+            self._wait_for(after)
+            if version != self.map.version:
+                for one in ids.values():
+                    self._require_here(version, one)
+            return self.holdings, self._where
+
+    def _wait_for(self, after: int) -> None:
+        with self.state:
             there = self.state.wait_for(lambda: self.torn or self.applied >= after, self.limits.wait_s)
             self.require_whole()
             if not there:
                 raise WorkerLost(f"Table server {self.number}", got=f"step {self.applied}", expected=f"step {after}",
                                  do="The step was not handed on; see the head's log.")  # fmt: skip
-            if version != self.map.version:
-                for one in ids.values():
-                    self._require_here(version, one)
-            return self.holdings, self._where
 
     def _require_here(self, version: int, ids: IdArray) -> None:
         if len(ids) and int(self._where[bucket_of(ids)].min()) < 0:
@@ -222,7 +226,7 @@ class TableServer:
             if transactions is None:
                 return False
             parts, missing = self.prepared.parts_of(transactions)
-            if missing is not None and self.holdings:
+            if missing is not None and (self.holdings or self.dense is not None):
                 self._tear(f"step {sequence}, committed with {missing.text}, which was not prepared here")
         try:
             total = summed(parts, self.dims)
@@ -283,23 +287,25 @@ class TableServer:
                     raise self.stale(buckets.version)
                 self.map = buckets
 
-    def require_dense(self) -> DenseServer:
-        """Return the dense part.
+    def pull_dense(self, known: int, after: int) -> tuple[int, FloatArray | None]:
+        """Return the step of the dense part, once it is at least `after`, and its values (P,) unless it is `known`.
 
         Raises:
-            StoreError: If it is elsewhere.
+            WorkerLost: If the step is not applied in time.
+            StoreError: If the dense part is elsewhere, or the server has to be restored.
         """
         if self.dense is None:
             raise StoreError(f"Table server {self.number}", got="no dense part", expected="the server that keeps it")
-        return self.dense
+        self._wait_for(after)
+        return self.dense.pull(known)
 
-    def changes(self, name: str, since: int) -> RowChange:
-        """Return what changed in a table here after a mark; see `CheckedTable.changes`."""
-        return _together([one.own(one.tables[name].changes(since)) for one in self._still()], self.dims[name])
+    def changes(self, name: str, since: int, after: int = 0) -> RowChange:
+        """Return what changed in a table here after a mark, once step `after` is applied; as `CheckedTable.changes`."""
+        return _together([one.own(one.tables[name].changes(since)) for one in self._still(after)], self.dims[name])
 
-    def rows(self, name: str) -> RowChange:
-        """Return all rows of a table here."""
-        return _together([one.own(one.tables[name].rows()) for one in self._still()], self.dims[name])
+    def rows(self, name: str, after: int = 0) -> RowChange:
+        """Return all rows of a table here, once step `after` is applied."""
+        return _together([one.own(one.tables[name].rows()) for one in self._still(after)], self.dims[name])
 
     def marks(self) -> dict[str, int]:
         """Return the mark of every table: the same at every server, and the same as one table would have."""
@@ -313,9 +319,9 @@ class TableServer:
                 for name, mark in marks.items():
                     one.tables[name].forget(mark)
 
-    def _still(self) -> tuple[Holding, ...]:
+    def _still(self, after: int) -> tuple[Holding, ...]:
         with self.state:
-            self.require_whole()
+            self._wait_for(after)
             return self.holdings
 
     def stats(self) -> dict[str, Any]:

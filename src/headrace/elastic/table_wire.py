@@ -90,13 +90,13 @@ class ServerClient:
         """See `TableServer.advance`."""
         self._call("advance", {"map": buckets.fields()})
 
-    def changes(self, name: str, since: int) -> RowChange:
+    def changes(self, name: str, since: int, after: int = 0) -> RowChange:
         """See `TableServer.changes`."""
-        return _row_change(self._call("changes", {"name": name, "since": since}, timeout_s=LONG_S))
+        return _row_change(self._call("changes", {"name": name, "since": since, "after": after}, timeout_s=LONG_S))
 
-    def rows(self, name: str) -> RowChange:
+    def rows(self, name: str, after: int = 0) -> RowChange:
         """See `TableServer.rows`."""
-        return _row_change(self._call("rows", {"name": name}, timeout_s=LONG_S))
+        return _row_change(self._call("rows", {"name": name, "after": after}, timeout_s=LONG_S))
 
     def marks(self) -> dict[str, int]:
         """See `TableServer.marks`."""
@@ -136,9 +136,9 @@ class ServerClient:
         """See `Departures.tidy`."""
         return bool(self._wire.call("tidy", timeout_s=LONG_S).fields["done"])
 
-    def pull_dense(self, known: int = -1) -> tuple[int, FloatArray | None]:
-        """See `DenseServer.pull`."""
-        reply = self._call("pull_dense", {"known": known})
+    def pull_dense(self, known: int, after: int) -> tuple[int, FloatArray | None]:
+        """See `TableServer.pull_dense`."""
+        reply = self._call("pull_dense", {"known": known, "after": after})
         return int(reply.fields["version"]), reply.arrays.get("dense")
 
 
@@ -217,10 +217,11 @@ class _Answers:
         self._server.advance(BucketMap.read(request.fields["map"]))
 
     def changes(self, request: Request) -> Reply:
-        return _told(self._server.changes(str(request.fields["name"]), int(request.fields["since"])))
+        fields = request.fields
+        return _told(self._server.changes(str(fields["name"]), int(fields["since"]), int(fields["after"])))
 
     def rows(self, request: Request) -> Reply:
-        return _told(self._server.rows(str(request.fields["name"])))
+        return _told(self._server.rows(str(request.fields["name"]), int(request.fields["after"])))
 
     def marks(self, request: Request) -> dict[str, Any]:
         return {"marks": self._server.marks()}
@@ -257,7 +258,7 @@ class _Answers:
         return {"done": self._server.departures.tidy()}
 
     def pull_dense(self, request: Request) -> Reply:
-        version, values = self._server.require_dense().pull(int(request.fields["known"]))
+        version, values = self._server.pull_dense(int(request.fields["known"]), int(request.fields["after"]))
         return Reply({"version": version}, {} if values is None else {"dense": values})
 
     def move_begin(self, request: Request) -> dict[str, Any]:

@@ -1,0 +1,269 @@
+"""The heart of an asynchronous run: which rows a worker takes next, and which of its pushes count, in which order.
+
+A push is prepared at all table servers before it comes here. It counts once the queue has recorded its rows, durably
+and with the push's name; that makes it the next step for every server. A worker that dies leaves rows that others take,
+and pushes that nobody hears of, or steps that the servers are told all the same.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import OrderedDict
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Protocol
+
+from headrace.elastic.membership import Membership
+from headrace.elastic.sequence import Piece
+from headrace.elastic.transactions import Transaction
+from headrace.elastic.turns import Result
+from headrace.errors import HeadraceError, LeaseLost, NonFiniteLoss
+from headrace.runtime.controller import Controller
+from headrace.runtime.work_queue import Contribution, ShardQueue
+
+REMEMBERED = 4096
+"""Pushes whose answer is given again."""
+WAKE_S = 0.25
+TRIES = 3
+"""How often a worker may find no row at fault for an error of its own before the run ends."""
+
+
+class Tables(Protocol):
+    """What is told to the table servers."""
+
+    def took(self, step: int, transactions: Sequence[Transaction]) -> None:
+        """Let the servers take a step."""
+        ...
+
+    def fence(self, epoch: int, worker: str = "") -> None:
+        """Let the servers refuse older epochs of a worker."""
+        ...
+
+
+class AsyncCommits:
+    """Members, rows and commits of an asynchronous run.
+
+    Bounded staleness: with `max_staleness` s, a push waits while, after it, another worker's parameters would be older
+    than s steps when that worker's push counts. So nobody learns from parameters that are older than s steps, and
+    nothing is computed in vain; the fast wait for the slow, as far as it must be. Without it nobody waits.
+
+    Args:
+        queue: Where the rows are.
+        members: Who takes part; epochs. A worker's epoch is that of its own entry.
+        controller: Says how many rows each worker takes at once.
+        tables: The table servers.
+        begin_with: Workers that there are to be; they share the batch where the controller knows no shares.
+        max_staleness: See above; None: no bound.
+        on_commit: Told of every step, under the lock.
+
+    Thread-safety: every method may be called from any thread; those that wait hold no lock meanwhile.
+    """
+
+    def __init__(
+        self, queue: ShardQueue, members: Membership, controller: Controller, tables: Tables, *, begin_with: int = 1,
+        max_staleness: int | None = None, on_commit: Callable[[Result], None] | None = None,
+    ) -> None:  # fmt: skip
+        self.queue, self.members, self.controller, self.tables = queue, members, controller, tables
+        self.turn = threading.Condition(threading.RLock())
+        self.committed = max(queue.last_step, 0)
+        self.failed: HeadraceError | None = None
+        self.ended = False
+        self.staleness: dict[int, int] = {}
+        self._begin_with, self._bound, self._on_commit = begin_with, max_staleness, on_commit
+        self._epochs: dict[str, int] = {}
+        self._seen: dict[str, int] = {}
+        self._newest = 0
+        self._puzzled: dict[str, int] = {}
+        self._answers: OrderedDict[str, tuple[int, int]] = OrderedDict()
+        for step, note in queue.decided(max(1, queue.last_step - REMEMBERED)):
+            self._answers[note] = (step, -1)
+
+    # Members -------------------------------------------------------------------------------------------------------
+
+    def enter(self, worker: str, told: Mapping[str, Any], step: int) -> dict[str, Any]:
+        """Take part, from now on in a new epoch of this worker's own; what it had begun before is void."""
+        with self.turn:
+            self._raise_failure()
+            self._leave(worker)
+            now = time.monotonic()
+            self.members.join(worker, told, now)
+            self.controller.join(worker, "worker", now)
+            self._epochs[worker] = self.members.epoch
+            self._seen[worker] = self.committed
+            self.tables.fence(self.members.epoch, worker)
+            return {"epoch": self.members.epoch, "committed": self.committed, "end": self._over(),
+                    "members": self.members.names}  # fmt: skip
+
+    def left(self, worker: str, reason: str) -> None:
+        """Note that a worker is gone: its rows are free again, and what it has prepared is void."""
+        with self.turn:
+            now = time.monotonic()
+            if worker in self.members:
+                self.members.leave(worker, reason, now)
+                self.controller.leave(worker, now, reason)
+                self.tables.fence(self.members.epoch, worker)
+                self._leave(worker)
+                self.turn.notify_all()
+
+    def _leave(self, worker: str) -> None:
+        self.queue.leave(worker)
+        self._epochs.pop(worker, None)
+        self._seen.pop(worker, None)
+
+    def wait_for_change(self, epoch: int, timeout_s: float) -> int:
+        """Return the epoch of the members after a time, or at once when the run has ended."""
+        end = time.monotonic() + timeout_s
+        with self.turn:
+            while not self.ended and self.failed is None and (left := end - time.monotonic()) > 0:
+                self.turn.wait(left)
+            return self.members.epoch
+
+    def nudge(self) -> None:
+        """Free the rows of leases that have ended, and notice the end of the run."""
+        with self.turn:
+            self.queue.expire(time.monotonic())
+            if self._over():
+                self.turn.notify_all()
+
+    def restart(self, committed: int) -> None:
+        """Go on from a checkpoint: every worker has to enter again."""
+        with self.turn:
+            self.committed, self.ended = committed, False
+            for worker in self.members.names:
+                self._leave(worker)
+            self._answers.clear()
+            self.turn.notify_all()
+
+    def _require(self, worker: str, epoch: int) -> None:
+        self._raise_failure()
+        if self._epochs.get(worker) != epoch:
+            raise LeaseLost(f"Worker {worker}", got=f"epoch {epoch}", expected=f"epoch {self._epochs.get(worker)}",
+                            do="Enter again.")  # fmt: skip
+
+    def _raise_failure(self) -> None:
+        if self.failed is not None:
+            raise self.failed
+
+    def _over(self) -> bool:
+        self.ended = self.ended or self.queue.finished
+        return self.ended
+
+    # Work ----------------------------------------------------------------------------------------------------------
+
+    def work(self, worker: str, epoch: int) -> dict[str, Any]:
+        """Return the pieces of a worker's next batch: as many rows as its share, or what there is; none at the end."""
+        with self.turn:
+            self._require(worker, epoch)
+            sizes = self.controller.plan(self.committed).sizes
+            wanted = sizes.get(worker) or max(1, self.controller.config.batch // self._begin_with)
+            with self.queue.together():
+                pieces = self._pieces(worker, wanted)
+            return {"pieces": [piece.to_fields() for piece in pieces], "end": not pieces and self._over(),
+                    "committed": self.committed, "newest": self._newest, "rows": self._learned()}  # fmt: skip
+
+    def _learned(self) -> int:
+        counts = self.queue.counts()
+        return counts.pending + counts.done
+
+    def _pieces(self, worker: str, wanted: int) -> list[Piece]:
+        found, grants = list[Piece](), list(self.queue.renew(worker))
+        while wanted > 0:
+            for grant in grants:
+                for start, stop in grant.ranges:
+                    if wanted > 0:
+                        found.append(Piece(grant, start, min(stop, start + wanted)))
+                        wanted -= found[-1].rows
+            more = self.queue.lease(worker) if wanted > 0 else None
+            if more is None:
+                break
+            grants = [more]
+        return found
+
+    def push(
+        self, transaction: Transaction, contributions: Sequence[Contribution], pulled: int, seconds: float, newest: int
+    ) -> dict[str, Any]:
+        """Make a prepared push count, once: the same push again gets the same answer.
+
+        Args:
+            transaction: What was prepared.
+            contributions: The rows it learned from.
+            pulled: The step of the parameters that it was computed with.
+            seconds: What computing took.
+            newest: Newest event time in it.
+
+        Returns:
+            `step`, or None where a row is not the worker's any more: then nothing counts, and the worker asks for
+            work again; `staleness`: steps between `pulled` and this one.
+
+        Raises:
+            LeaseLost: If the worker's epoch is over.
+        """
+        with self.turn:
+            known = self._answers.get(transaction.text)
+            if known is not None:
+                return {"step": known[0], "staleness": known[1]}
+            self._wait_for_the_slow(transaction)
+            self._require(transaction.worker, transaction.epoch)
+            step = self.committed + 1
+            if not all(self.queue.commit(step, contributions, note=transaction.text)):
+                return {"step": None, "staleness": -1}
+            self.committed, staleness = step, step - 1 - pulled
+            self._remember(transaction.text, step, staleness)
+            self.staleness[staleness] = self.staleness.get(staleness, 0) + 1
+            self._newest = max(self._newest, newest)
+            self._seen[transaction.worker] = step  # it waits for its own step before it reads parameters again
+            self._puzzled.pop(transaction.worker, None)
+            self.tables.took(step, [transaction])
+            self._tell(transaction, sum(one.stop - one.start for one in contributions), seconds)
+            self.turn.notify_all()
+            return {"step": step, "staleness": staleness}
+
+    def _wait_for_the_slow(self, transaction: Transaction) -> None:
+        bound = self._bound
+        if bound is None:
+            return
+        worker = transaction.worker
+        while (
+            self._epochs.get(worker) == transaction.epoch
+            and self.failed is None
+            and any(self.committed + 1 - seen > bound for other, seen in self._seen.items() if other != worker)
+        ):
+            self.turn.wait(WAKE_S)
+
+    def _remember(self, text: str, step: int, staleness: int) -> None:
+        self._answers[text] = (step, staleness)
+        while len(self._answers) > REMEMBERED:
+            self._answers.popitem(last=False)
+
+    def _tell(self, transaction: Transaction, rows: int, seconds: float) -> None:
+        now = time.monotonic()
+        self.controller.record_step(transaction.worker, self.committed, rows, seconds)
+        self.controller.tick(now, self.committed)
+        if self._on_commit is not None:
+            self._on_commit(Result(self.committed, transaction.epoch, rows, (transaction.worker,), self._newest))
+
+    # What cannot be learned ----------------------------------------------------------------------------------------
+
+    def poison(self, worker: str, epoch: int, step: int, rows: Sequence[tuple[str, int, int, str]], error: str) -> None:
+        """Quarantine rows that cannot be read or learned, given as shard, fence, position and error.
+
+        A worker that finds no row at fault several times running ends the run.
+        """
+        with self.turn:
+            self._require(worker, epoch)
+            grants = {(grant.shard, grant.fence): grant for grant in self.queue.renew(worker)}
+            for shard, fence, position, why in rows:
+                if (shard, fence) in grants:
+                    self.queue.fail(grants[shard, fence], position, why)
+            if rows:
+                return
+            self._puzzled[worker] = self._puzzled.get(worker, 0) + 1
+            if self._puzzled[worker] >= TRIES:
+                self.fail(NonFiniteLoss(f"Worker {worker}", got=error, expected="finite numbers",
+                                        do="No single row is at fault: lower the learning rates."))  # fmt: skip
+
+    def fail(self, error: HeadraceError) -> None:
+        """End the run with an error."""
+        with self.turn:
+            self.failed = self.failed or error
+            self.turn.notify_all()
