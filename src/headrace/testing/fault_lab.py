@@ -118,7 +118,7 @@ class FaultLab:
     Args:
         targets: The roles by name.
         quotas: Slow processors with control groups (`probe_rights()["cpu quota"]`) instead of signals.
-        settled: Called before each fault; while it returns False the laboratory waits (the run is still starting).
+        settled: The plan's clock starts when this first returns True: until then the run is still starting.
 
     Example:
         >>> import subprocess, sys
@@ -163,9 +163,12 @@ class FaultLab:
         """
         for fault in plan.faults:
             known_name("role", fault.name, list(self.targets))
-        began, self.report = time.monotonic(), LabReport()
+        self.report = LabReport()
+        while not self.settled() and not until():
+            time.sleep(TICK_S)
+        began = time.monotonic()
         for fault in plan.faults:
-            while (time.monotonic() < began + fault.at_s or not self.settled()) and not until():
+            while time.monotonic() < began + fault.at_s and not until():
                 self._undo(time.monotonic())
                 time.sleep(TICK_S)
             if until():
