@@ -55,6 +55,9 @@ def test_the_job_is_a_command_line_of_ours_and_its_places_exist() -> None:
     head = demand(places, "head")
     declared = json.loads(json.loads(job()["rayClusterSpec"]["headGroupSpec"]["rayStartParams"]["resources"]))
     assert set(head.others) == set(declared)  # the head of the run stays with its disk
+    for _, _, template in pods():  # table servers write their parts of a checkpoint wherever they are
+        paths = [mount["mountPath"] for mount in template["spec"]["containers"][0]["volumeMounts"]]
+        assert any(str(read["checkpoints"]).startswith(f"{path}/") for path in paths)
     mounted = {mount["mountPath"] for mount in next(pods())[2]["spec"]["containers"][0]["volumeMounts"]}
     assert any(str(read["folder"]).startswith(f"{path}/") for path in mounted)
     counts = {"worker": read["workers"], "server": read["servers"], "head": 1}

@@ -14,6 +14,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.live import Live
 
+from headrace.cli.demo_cluster import add_cluster_arguments, demo_cluster
 from headrace.cli.demo_view import Snapshot, comparison, draw
 from headrace.cli.output import print_json
 from headrace.cli.run import stop_on_signals
@@ -53,6 +54,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--fresh", action="store_true", help="start anew even if an unfinished run is there")
     parser.add_argument("--write", type=Path, metavar="FILE", help="only write the log to a Parquet file")
     parser.add_argument("--json", action="store_true", help="print the report as one JSON object; no live view")
+    add_cluster_arguments(parser)
 
 
 @dataclass(slots=True)
@@ -195,7 +197,9 @@ def run(arguments: argparse.Namespace) -> int:
     console = Console(stderr=True)
     if arguments.write is not None:
         return _write(arguments, console)
-    root = run_number(arguments.folder, fresh=arguments.fresh)
+    root = run_number(arguments.folder, fresh=arguments.fresh or arguments.cluster is not None)
+    if arguments.cluster is not None:
+        return demo_cluster(arguments, root)
     recipe, settings, reason = choose(arguments.data, forever=arguments.forever)
     recorded = root / "demo.json"
     if recorded.exists():

@@ -12,6 +12,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
 from headrace.cli.output import print_json
+from headrace.cli.run_cluster import add_cluster_arguments, refuse_without_cluster, run_cluster
 from headrace.cli.run_search import add_search_arguments, run_search
 from headrace.config import fingerprint, require
 from headrace.loop import Progress as LoopProgress
@@ -41,6 +42,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
                         "other machines; may be given several times")  # fmt: skip
     parser.add_argument("--json", action="store_true", help="print the report as one JSON object")
     add_search_arguments(parser)
+    add_cluster_arguments(parser)
 
 
 def stop_on_signals() -> Callable[[], bool]:
@@ -68,6 +70,12 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.search is not None:
         require(arguments.role is None, "--role", got=arguments.role, expected="none, with --search")
         return run_search(arguments)
+    if arguments.cluster is not None:
+        require(arguments.role is None, "--role", got=arguments.role, expected="none, with --cluster")
+        report, title = run_cluster(arguments, stop_on_signals())
+        show(report, title, arguments.json)
+        return 0
+    refuse_without_cluster(arguments)
     events_of = None if arguments.events_from is None else RunFolder(arguments.events_from)
     require(events_of is None or arguments.role == "joiner", "--events-from", got=str(arguments.events_from),
             expected="nothing, but with --role joiner", do="The joiner alone reads events.")  # fmt: skip

@@ -20,7 +20,7 @@ from headrace.errors import ConfigError, nearest
 from headrace.online import build, find_recipe
 from headrace.protocols import Placement
 from headrace.ranking import FitConfig
-from headrace.runtime import solution_json
+from headrace.runtime import Launcher, solution_json
 from headrace.runtime.clusters import open_launcher
 from headrace.types import Report
 
@@ -40,6 +40,8 @@ def add_cluster_arguments(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--solution", metavar="NAME", help="what is done about slow processes: a class of "
                        f"{SOLUTIONS} (AntDtNd, LbBsp, LagScaling, ...) or package.module:Class")
     group.add_argument("--checkpoint-every", type=int, metavar="STEPS", help="0 (default): only at the end")
+    group.add_argument("--checkpoints", type=Path, metavar="FOLDER", help="where checkpoints are kept: a folder that "
+                       "all machines of the cluster see (default: in the run's folder)")
     group.add_argument("--place", action="append", default=[], metavar="ROLE=RESOURCES", help="what a role reserves on "
                        "a machine of a Ray cluster, for example worker=cpu:2,gpu:1; may be given several times")
 # fmt: on
@@ -47,7 +49,7 @@ def add_cluster_arguments(parser: argparse.ArgumentParser) -> None:
 
 def refuse_without_cluster(arguments: argparse.Namespace) -> None:
     """Raise ConfigError for an option that means nothing without `--cluster`."""
-    for name in ("workers", "servers", "mode", "solution", "checkpoint_every", "place"):
+    for name in ("workers", "servers", "mode", "solution", "checkpoint_every", "checkpoints", "place"):
         value = getattr(arguments, name)
         require(not value, f"--{name.replace('_', '-')}", got=value, expected="nothing, but with --cluster")
 
@@ -60,16 +62,20 @@ def run_cluster(arguments: argparse.Namespace, stop: Callable[[], bool]) -> tupl
         ClusterError: If the cluster cannot be reached, or a process fails again and again.
     """
     config = elastic_config(arguments)
-    fit = config.learned()
     launcher = open_launcher(arguments.cluster, config.folder / "logs", placement(arguments.place))
+    report = learn_on(launcher, config, stop, quiet=arguments.json)
+    return report, f"{config.learned().name}: {config.folder}"
+
+
+def learn_on(launcher: Launcher, config: ElasticConfig, stop: Callable[[], bool], *, quiet: bool) -> Report:
+    """Learn with a live view of workers, table servers, shards and decisions; the launcher is closed at the end."""
     with launcher, Live(console=Console(stderr=True), auto_refresh=False, transient=True) as live:
 
         def on_status(status: Status) -> None:
-            if not arguments.json:
-                live.update(draw_cluster({"name": fit.name, **status}), refresh=True)
+            if not quiet:
+                live.update(draw_cluster(status), refresh=True)
 
-        report = run_elastic(config, launcher=launcher, stop=stop, on_status=on_status)
-    return report, f"{fit.name}: {config.folder}"
+        return run_elastic(config, launcher=launcher, stop=stop, on_status=on_status)
 
 
 def elastic_config(arguments: argparse.Namespace) -> ElasticConfig:
@@ -78,7 +84,7 @@ def elastic_config(arguments: argparse.Namespace) -> ElasticConfig:
     if not isinstance(fit, FitConfig):
         raise ConfigError("--cluster", got=f"a recipe that returns {type(fit).__name__}", expected="one of a FitConfig",
                           do="The processes of an online run are started one by one: see --role.")  # fmt: skip
-    given = {name: value for name in ("workers", "servers", "mode", "checkpoint_every")
+    given = {name: value for name in ("workers", "servers", "mode", "checkpoint_every", "checkpoints")
              if (value := getattr(arguments, name)) is not None}  # fmt: skip
     if arguments.solution is not None:
         given["solution"] = solution_json(named_solution(arguments.solution))

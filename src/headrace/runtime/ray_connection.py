@@ -24,11 +24,12 @@ CONNECT_S = 5.0
 
 
 def settings_of_ray() -> dict[str, str]:
-    """Return the environment in which a Ray of our own is started: quick health checks, a secret token, no telemetry.
+    """Return the environment in which a Ray of this machine is started: a secret token, no telemetry, health checks.
 
-    For a cluster that others start, set the `RAY_health_check_*` variables on its machines.
+    One machine cannot lose itself, and when it is busy a check may be late: so more of them may fail than `HEALTH` says,
+    which is for the machines of a cluster that others start.
     """
-    found = {f"RAY_health_check_{name}": str(value) for name, value in HEALTH.items()}
+    found = {f"RAY_health_check_{name}": str(value) for name, value in (HEALTH | {"failure_threshold": 10}).items()}
     found |= {"RAY_USAGE_STATS_ENABLED": "0", "RAY_DISABLE_IMPORT_WARNING": "1"}
     if not any(name in os.environ for name in ("RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH")):
         # else Ray would write a token of its own into the user's home
