@@ -28,7 +28,7 @@ class Shards(RuleBasedStateMachine):
     @initialize(
         mode=st.sampled_from(["exactly_once", "exactly_once", "at_least_once", "at_most_once"]),
         shard_rows=st.integers(1, 7), shuffle=st.booleans(), retries=st.integers(1, 3), epochs=st.integers(1, 2),
-        files=st.lists(st.integers(0, 12), min_size=1, max_size=3), split=st.integers(1, 3),
+        files=st.lists(st.integers(0, 16), min_size=2, max_size=3), split=st.integers(1, 3),
     )  # fmt: skip
     def begin(self, mode, shard_rows, shuffle, retries, epochs, files, split) -> None:
         self.folder = tempfile.TemporaryDirectory(dir="/dev/shm" if Path("/dev/shm").is_dir() else None)
@@ -98,6 +98,28 @@ class Shards(RuleBasedStateMachine):
 
     # ------------------------------------------------------------------------------------------------------- commits
 
+    @rule(worker=WORKERS, rows=st.integers(1, 6), leases=st.integers(1, 2))
+    def work(self, worker, rows, leases) -> None:
+        """What workers do most of the time: lease, and commit from the front."""
+        grants = list(self.queue.renew(worker, self.now))
+        while len(grants) < leases and (grant := self.queue.lease(worker, self.now)) is not None:
+            grants.append(grant)
+            self.minds.append((grant, [p for lo, hi in grant.ranges for p in range(lo, hi)]))
+        parts = [Contribution(one.shard, one.fence, one.ranges[0][0], min(one.ranges[0][1], one.ranges[0][0] + rows))
+                 for one in grants]  # fmt: skip
+        assert self.queue.commit(self.step + 1, parts) == [True] * len(parts)
+        self.took(parts, {grant.fence: grant for grant in grants})
+
+    def took(self, parts: list[Contribution], held: dict[int, Grant]) -> None:
+        """Note what a commit that was taken has taught the model."""
+        self.step += 1
+        self.sent.append((self.step, parts))
+        for one in parts:
+            self.count(held[one.fence], one.start, one.stop)
+            for grant, rest in self.minds:
+                if grant.fence == one.fence:
+                    rest[:] = [position for position in rest if not one.start <= position < one.stop]
+
     @precondition(lambda self: self.minds)
     @rule(data=st.data(), together=st.integers(1, 3))
     def commit(self, data, together) -> None:
@@ -115,12 +137,7 @@ class Shards(RuleBasedStateMachine):
         ]
         assert self.queue.commit(self.step + 1, parts) == good
         if all(good):
-            self.step += 1
-            self.sent.append((self.step, parts))
-            for one in parts:
-                self.count(held[one.fence], one.start, one.stop)
-                rest = next(rest for grant, rest in self.minds if grant.fence == one.fence)
-                del rest[: one.stop - one.start]
+            self.took(parts, held)
 
     def count(self, grant: Grant, start: int, stop: int) -> None:
         for row in rows_of(grant, start, stop).tolist():

@@ -2,7 +2,7 @@
 
 It has no clock, no disk and no choice: `apply(record)` does the same every time, so that a head that died is rebuilt
 by applying its log. What it keeps is only what cannot be worked out: places that are consumed, dropped, quarantined,
-held, or marked with a history. TODO is what is left.
+held, or marked with a history. What is free is what is left.
 """
 
 from __future__ import annotations
@@ -19,8 +19,6 @@ from headrace.runtime.ledger_ranges import Range, RangeSet
 from headrace.runtime.shuffle import row_numbers, shard_order
 
 Record = list[Any]
-LEAP = 1 << 32
-"""How far a restore lifts the fences at least, should the clock stand behind the state's."""
 
 
 class Ledger:

@@ -1,4 +1,4 @@
-"""TODO as an ordered heap: which part comes next, which one rests after a failure, how new shards are cut."""
+"""The free parts as an ordered heap: which part comes next, which one rests after a failure, how new shards are cut."""
 
 from __future__ import annotations
 

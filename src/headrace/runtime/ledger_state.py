@@ -6,7 +6,7 @@ from time import time_ns
 from typing import Any
 
 from headrace.errors import ConfigError, DataError
-from headrace.runtime.ledger import LEAP, Ledger
+from headrace.runtime.ledger import Ledger
 from headrace.runtime.ledger_parts import Book, Held, Part, Quarantined, QueueConfig, SourceEntry
 from headrace.runtime.ledger_ranges import RangeSet
 
@@ -132,13 +132,13 @@ def restored(state: dict[str, Any], live: Ledger) -> Ledger:
     """Return the ledger after a restore: the state's places, every fence above all that were ever given out.
 
     Where the log survived, the live ledger knows them. Where it was lost, the clock does: fences go on from the
-    nanosecond of the restore, so a later restore is above an earlier one and all that it gave out.
+    nanosecond of the restore, and none is given out faster than that, so a later restore is above all of an earlier.
 
     What a live stream has grown by stays known, rows quarantined since stay so, and under at-most-once whatever was
     handed out since is dropped, because it may have been trained on.
     """
     ledger = load(state, live.config)
-    ledger.fence = max(live.fence, ledger.fence + LEAP, time_ns())
+    ledger.fence = max(live.fence + 1, ledger.fence + 1, time_ns())
     ledger.arrivals = max(ledger.arrivals, live.arrivals)
     for entry in live.sources.values():
         mine = ledger.sources.get(entry.name)

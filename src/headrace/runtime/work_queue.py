@@ -2,7 +2,7 @@
 
 A worker leases a part of a shard, works, and the *step commit* says which of its rows the model has learned. A lease
 has a fence, a number that only grows; once the lease ends, whatever comes with its fence is refused. The states
-TODO, DOING, PENDING, DONE, QUARANTINED and DROPPED divide the rows of the open epochs between them at any time.
+To do, doing, pending, done, quarantined and dropped divide the rows of the open epochs between them at any time.
 """
 
 from __future__ import annotations
