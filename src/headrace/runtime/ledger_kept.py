@@ -18,6 +18,8 @@ from headrace.runtime.ledger_state import capture, check_settings, check_state, 
 
 SNAPSHOT_RECORDS = 20_000
 """Records after which a snapshot takes the place of those before it."""
+REMEMBERED_CHARACTERS = 64 << 20
+"""Of steps and their notes together; beyond it the oldest are forgotten."""
 
 
 class KeptLedger:
@@ -42,14 +44,15 @@ class KeptLedger:
 
     def _reload(self) -> None:
         """Begin at the last durable moment."""
-        self.steps: dict[int, str] = {}
+        self.steps, self._remembered = dict[int, str](), 0
         self._seq = self._snapshot_seq = 0
         ledger = Ledger(self.config)
         if self._file is not None:
             found = self._file.replay()
             if found.snapshot is not None:
                 ledger = load(check_state(found.snapshot, self.config), self.config)
-            self.steps.update(found.earlier_steps)
+            for step, body in found.earlier_steps:
+                self._remember(step, body)
             for step, body in found.records:
                 record = json.loads(body)
                 if record[0] == "settings":
@@ -112,8 +115,9 @@ class KeptLedger:
 
     def _remember(self, step: int, body: str) -> None:
         self.steps[step] = body
-        if len(self.steps) > REMEMBERED:
-            del self.steps[next(iter(self.steps))]
+        self._remembered += len(body)
+        while len(self.steps) > REMEMBERED or self._remembered > REMEMBERED_CHARACTERS:
+            self._remembered -= len(self.steps.pop(next(iter(self.steps))))
 
     def commit(self, step: int, listed: list[Listed], note: str) -> list[bool]:
         """Record a step if each of its contributions may be; a step that is decided keeps its answer.
@@ -145,7 +149,7 @@ class KeptLedger:
 
     def replace(self, ledger: Ledger) -> None:
         """Put another ledger in the place of this one; the steps are forgotten."""
-        self.ledger, self.steps = ledger, {}
+        self.ledger, self.steps, self._remembered = ledger, {}, 0
         self._seq += 1
         self._rebuilt(ledger)
         self.snapshot(forget=True)

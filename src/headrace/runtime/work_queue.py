@@ -28,6 +28,8 @@ from headrace.types import State
 
 __all__ = ["Contribution", "Counts", "Grant", "Quarantined", "QueueConfig", "ShardQueue", "StreamProgress", "rows_of"]
 
+NOTE_CHARACTERS = 65_536
+
 
 class ShardQueue:
     """Leases on shards of files and of growing streams; fills the role `WorkQueue`.
@@ -244,7 +246,7 @@ class ShardQueue:
             VersionError: If this step was committed with other contributions: apply what `recorded` says.
         """
         require(step >= 0, "step", got=step, expected="0 or more")
-        require(len(note) <= 4096, "note", got=f"{len(note)} characters", expected="at most 4096")
+        require(len(note) <= NOTE_CHARACTERS, "note", got=f"{len(note)} characters", expected=f"<= {NOTE_CHARACTERS}")
         with self.together():
             return self._commit(step, contributions, note)
 
@@ -313,7 +315,7 @@ class ShardQueue:
         return self._ledger.last_step
 
     def recorded(self, step: int) -> list[Contribution] | None:
-        """Return what a step was committed with, None if it was not (the newest 65,536 steps are remembered)."""
+        """Return what a step was committed with, None if it was not (so many are remembered)."""
         with self._kept.lock:
             found = self._kept.decision(step)
         return None if found is None else [Contribution(*one) for one in found[0]]

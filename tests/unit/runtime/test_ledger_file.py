@@ -165,6 +165,10 @@ def test_only_so_many_steps_are_remembered(tmp_path, monkeypatch) -> None:
         queue.commit(step, [])
     assert [step for step, _ in queue.decided(0)] == list(range(20, 30))
     assert queue.recorded(3) is None
+    monkeypatch.setattr(kept, "REMEMBERED_CHARACTERS", 500)
+    for step in range(30, 40):
+        queue.commit(step, [], note="x" * 100)
+    assert [step for step, _ in queue.decided(0)] == [36, 37, 38, 39]
 
 
 def test_damage_is_found(tmp_path) -> None:
