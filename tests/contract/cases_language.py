@@ -12,7 +12,16 @@ import torch
 
 from headrace.data import TokenCollator, completion_batch, jagged, number_column, token_column
 from headrace.feedback import RewardFeedback, TextReward
-from headrace.learn import GroupCredit, KLControl, PolicyConfig, PolicyLearner, dense_learner
+from headrace.learn import (
+    BoundedStaleness,
+    GroupCredit,
+    KLControl,
+    PolicyConfig,
+    PolicyLearner,
+    PreferenceConfig,
+    PreferenceLearner,
+    dense_learner,
+)
 from headrace.learn.learner import RankLearner
 from headrace.nn import ActorCritic, CausalSettings, CausalTransformer, ScoreModel
 from headrace.objectives import DPO, PPO, BradleyTerry, NextToken, Reinforce, with_reference
@@ -121,6 +130,25 @@ def learners() -> Iterator[tuple]:
         return check_learner(text, [batch(seed) for seed in range(1, 6)], others=others)
 
     yield "Learner", RankLearner, plain, (5,), "dense"
+
+    def preferring(seed: int = 0) -> PreferenceLearner:
+        policy = CausalTransformer(SIZES, seed=1)
+        adam = clip_norm(torch.optim.Adam(policy.parameters(), lr=0.01), 1.0)
+        config = PreferenceConfig(epochs=2, minibatch_rows=3, seed=seed)
+        return PreferenceLearner(policy, copy.deepcopy(policy), adam, config)
+
+    def preferences(_: Path) -> Verdict:
+        others = [lambda: preferring(seed=3)]
+        return check_learner(preferring, [batch(seed) for seed in range(1, 6)], others=others)
+
+    yield "Learner", PreferenceLearner, preferences, (5,)
+
+    def bounded(_: Path) -> Verdict:
+        fresh = [replace(batch(seed), versions=torch.zeros(5, dtype=torch.int64)) for seed in range(1, 6)]
+        others = [lambda: BoundedStaleness(preferring(seed=3), 9)]
+        return check_learner(lambda: BoundedStaleness(preferring(), 9), fresh, others=others)
+
+    yield "Learner", BoundedStaleness, bounded, (5,)
 
 
 def joiners() -> Iterator[tuple]:

@@ -17,25 +17,34 @@ from headrace.errors import CorruptSnapshot, DataError, NonFiniteLoss
 from headrace.learn.dense_only import dense_learner
 from headrace.learn.learner_config import LearnerConfig
 from headrace.learn.policy_config import CriticCredit, PolicyConfig
-from headrace.learn.rollouts import Rollout, credited, mean_parts, reward_statistics, rows_of
+from headrace.learn.rollouts import Rollout, credited, mean_parts, reward_statistics
+from headrace.learn.several_steps import learned_in_steps
 from headrace.nn import ActorCritic, CausalModel
 from headrace.objectives import PPO, Reinforce
+from headrace.protocols import Objective
 from headrace.types import Batch, Change, Loss, State, Version
 
 POLICY = "policy."
 
 
 @dataclass(frozen=True, slots=True)
-class _Described:
-    """An objective that says what it was made of, so that another learner's state is refused."""
+class Described:
+    """An objective that says what it was made of, so that another learner's state is refused.
 
-    objective: PPO | Reinforce
+    Attributes:
+        objective: The objective.
+        text: What is published with every version, and compared.
+    """
+
+    objective: Objective
     text: Mapping[str, str]
 
     def spec(self) -> Mapping[str, str]:
+        """Return what it was made of."""
         return self.text
 
     def __call__(self, model: nn.Module, batch: Batch) -> Loss:
+        """Return the objective's loss."""
         return self.objective(model, batch)
 
 
@@ -88,9 +97,9 @@ class PolicyLearner:
         frozen.requires_grad_(False).eval()
         if model.critic is not None and not critic:
             model.critic.requires_grad_(False)
-        text = {"policy": json.dumps(tree((self.config, objective)), sort_keys=True), "reference": _digest(frozen)}
+        text = {"policy": json.dumps(tree((self.config, objective)), sort_keys=True), "reference": digest(frozen)}
         settings = LearnerConfig(freshness=False, seed=self.config.seed)
-        self._steps = dense_learner(model, optimizer, cast(PPO, _Described(objective, text)), settings)
+        self._steps = dense_learner(model, optimizer, Described(objective, text), settings)
         self._coefficient, self._examples, self._rollouts = self.config.kl.coefficient, 0, 0
         self._rewards = [0.0, 0.0, 0.0]
         self._learned = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
@@ -100,6 +109,11 @@ class PolicyLearner:
     def examples(self) -> int:
         """Completions learned so far."""
         return self._examples
+
+    @property
+    def version(self) -> int:
+        """Number of the newest version that changes were told of; -1 before the first."""
+        return self._steps.version
 
     @property
     def coefficient(self) -> float:
@@ -119,15 +133,9 @@ class PolicyLearner:
             DataError: If the rollout is empty or lacks something; nothing was changed.
         """
         rollout, rewards = self._rollout(batch)
-        before = self._steps.state()
-        losses: list[Loss] = []
-        try:
-            for rows in self._order(len(batch)):
-                losses.append(self._steps.learn(rows_of(rollout.batch, rows)))
-        except BaseException:
-            if losses:
-                self._steps.restore(before)
-            raise
+        config = self.config
+        losses = learned_in_steps(self._steps, rollout.batch, epochs=config.epochs, step_rows=config.minibatch_rows,
+                                  seed=config.seed, turn=self._rollouts)  # fmt: skip
         self._rewards = rewards
         self._coefficient = self.config.kl.moved(self._coefficient, rollout.parts["kl"], len(batch))
         self._examples, self._rollouts = self._examples + len(batch), self._rollouts + 1
@@ -150,15 +158,6 @@ class PolicyLearner:
         rollout = credited(self.model, self.reference, batch, self.config, self._coefficient, rewards,
                            self.objective.temperature)  # fmt: skip
         return rollout, rewards
-
-    def _order(self, rows: int) -> list[Tensor]:
-        """Return the rows of every step: shuffled anew in every epoch, the same way on every replay."""
-        draw = torch.Generator().manual_seed((self.config.seed << 32) + self._rollouts)
-        step = self.config.minibatch_rows or rows
-        return [
-            part for _ in range(self.config.epochs)
-            for part in torch.split(torch.randperm(rows, generator=draw), step)
-        ]  # fmt: skip
 
     def changes(self, since: Version) -> Change:
         """Return the policy after version `since`; see `RankLearner.changes`. `example_offset` counts completions."""
@@ -194,7 +193,7 @@ class PolicyLearner:
         self._rewards = [float(cast("dict[str, float]", rewards)[name]) for name in ("count", "mean", "squares")]
 
 
-def _digest(model: nn.Module) -> str:
+def digest(model: nn.Module) -> str:
     """Return what tells one set of weights from another."""
     found = hashlib.sha256()
     for name, value in sorted(model.state_dict().items()):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from headrace.data import EmbeddedLog
 from headrace.data.join_log import JoinProgress
 from headrace.errors import HeadraceError
-from headrace.online.config import OnlineConfig
+from headrace.online.language_config import RunConfig
 from headrace.online.layout import EVENTS, EXAMPLES, RunFolder
 
 JOINER = "joiner"
@@ -22,7 +22,7 @@ class Backlog:
     Example of use: `create_app(..., backlog=Backlog(config, folder, events))`.
     """
 
-    def __init__(self, config: OnlineConfig, folder: RunFolder, events: EmbeddedLog) -> None:
+    def __init__(self, config: RunConfig, folder: RunFolder, events: EmbeddedLog) -> None:
         self.config, self.folder, self.events = config, folder, events
         self._examples: EmbeddedLog | None = None
 

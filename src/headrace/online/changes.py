@@ -19,7 +19,7 @@ from urllib.parse import parse_qs, urlsplit
 from headrace.config import known_name, require
 from headrace.data.kafka import KafkaLog
 from headrace.errors import ConfigError
-from headrace.online.config import OnlineConfig
+from headrace.online.language_config import RunConfig
 from headrace.online.layout import CHANGES, RunFolder
 from headrace.online.logs import open_log
 from headrace.publish import (
@@ -140,7 +140,7 @@ class Changes:
     poll_s: float
 
 
-def open_changes(config: OnlineConfig, folder: RunFolder, place: str | None = None) -> Changes:
+def open_changes(config: RunConfig, folder: RunFolder, place: str | None = None) -> Changes:
     """Open the versions of a run: in its own folder, or at a place that the publisher copies them to.
 
     Args:
@@ -164,12 +164,12 @@ def acknowledger(changes: Changes, following: Following, port: int) -> Acknowled
     return Acknowledger(changes.acknowledgements, following.replica or f"{socket.gethostname()}-{port}")
 
 
-def acknowledged_in(config: OnlineConfig, folder: RunFolder) -> AcknowledgementFolder:
+def acknowledged_in(config: RunConfig, folder: RunFolder) -> AcknowledgementFolder:
     """Return where the replicas of a run's own folder acknowledge."""
     return AcknowledgementFolder(folder.acknowledgements, sync=config.durability == "power")
 
 
-def open_target(config: OnlineConfig, place: Place, run: str) -> ChangeTarget:
+def open_target(config: RunConfig, place: Place, run: str) -> ChangeTarget:
     """Open a place for the one who fills it.
 
     Raises:
@@ -183,7 +183,7 @@ def open_target(config: OnlineConfig, place: Place, run: str) -> ChangeTarget:
 
 
 @contextmanager
-def copied(config: OnlineConfig, folder: RunFolder, places: Sequence[str]) -> Iterator[list[Mirror]]:
+def copied(config: RunConfig, folder: RunFolder, places: Sequence[str]) -> Iterator[list[Mirror]]:
     """Copy the run's published versions to other places while the block runs, and what is left at its end.
 
     Publishing does not wait for it: a place that cannot be reached is tried again every second, and gets what it

@@ -25,6 +25,7 @@ from headrace.online.config import OnlineConfig
 from headrace.online.erase import LearnerErasures, joiner_erasures
 from headrace.online.eraser import Eraser, EraserThread
 from headrace.online.guarding import examples_of, only_publisher, open_guard
+from headrace.online.language_config import RunConfig
 from headrace.online.layout import CHANGES, EVENTS, EXAMPLES, STAGED, RunFolder
 from headrace.online.logs import open_log
 from headrace.online.overlap import pipelined
@@ -53,7 +54,7 @@ class StatusWriter:
             self.folder.write_status(self.role, values() | {"final": final})
 
 
-def run_joiner(config: OnlineConfig, folder: RunFolder, stop: Stop, *, events_of: RunFolder | None = None) -> None:
+def run_joiner(config: RunConfig, folder: RunFolder, stop: Stop, *, events_of: RunFolder | None = None) -> None:
     """Join events to examples until the event topic is closed and drained; closes the example topic then.
 
     Args:
@@ -88,7 +89,7 @@ def run_joiner(config: OnlineConfig, folder: RunFolder, stop: Stop, *, events_of
         status.write(lambda: _slots(join.stats()))
 
     join_log(events, EVENTS, examples, EXAMPLES, join, stop=stop, on_progress=progress,
-             erasures=joiner_erasures(config, folder))  # fmt: skip
+             erasures=joiner_erasures(config, folder) if isinstance(config, OnlineConfig) else None)  # fmt: skip
     status.write(lambda: _slots(join.stats()), final=True)
 
 
