@@ -53,6 +53,7 @@ from headrace.data.subjects import ErasureConfig, UserColumns
 from headrace.data.text import TextCodec, jagged
 from headrace.data.token_columns import number_column, numbers_of, token_column, tokens_of
 from headrace.data.tree_belief import tree_correlations, tree_distances
+from headrace.data.votes import vote_batch
 
 __all__ = [
     "AdaptiveWeights",
@@ -132,4 +133,5 @@ __all__ = [
     "tokens_of",
     "tree_correlations",
     "tree_distances",
+    "vote_batch",
 ]

@@ -12,13 +12,16 @@ from headrace.learn.ledger import LEDGER, ledger_config, open_ledger, times_lear
 from headrace.learn.pipeline import Pipeline, PipelineConfig, try_micro_batches
 from headrace.learn.policy_config import CriticCredit, GroupCredit, KLControl, PolicyConfig
 from headrace.learn.policy_learner import PolicyLearner
+from headrace.learn.preference_learner import PreferenceConfig, PreferenceLearner
 from headrace.learn.read_ahead import ReadAhead
 from headrace.learn.stages import StageTimes
+from headrace.learn.staleness import BoundedStaleness
 from headrace.learn.stream_ahead import PublishBehind, StreamAhead
 from headrace.learn.together import gathered
 
 __all__ = [
     "LEDGER",
+    "BoundedStaleness",
     "CheckpointEntry",
     "CommitteeConfig",
     "CommitteeLearner",
@@ -32,6 +35,8 @@ __all__ = [
     "PipelineConfig",
     "PolicyConfig",
     "PolicyLearner",
+    "PreferenceConfig",
+    "PreferenceLearner",
     "PublishBehind",
     "RankLearner",
     "ReadAhead",
