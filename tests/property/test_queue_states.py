@@ -11,6 +11,7 @@ import tempfile
 from pathlib import Path
 
 import hypothesis.strategies as st
+import pytest
 from hypothesis import HealthCheck, settings
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
@@ -324,7 +325,16 @@ class Shards(RuleBasedStateMachine):
             assert ahead == {row for row in settled if row > end}
 
 
+class ManyShards(Shards):
+    """The same, for minutes."""
+
+
+EVERYTHING = list(HealthCheck)
 Shards.TestCase.settings = settings(
-    max_examples=60, stateful_step_count=40, deadline=None, suppress_health_check=list(HealthCheck)
+    max_examples=30, stateful_step_count=40, deadline=None, suppress_health_check=EVERYTHING
+)
+ManyShards.TestCase.settings = settings(
+    max_examples=500, stateful_step_count=60, deadline=None, suppress_health_check=EVERYTHING
 )
 TestShards = Shards.TestCase
+TestManyShards = pytest.mark.timeout(1200)(pytest.mark.slow(ManyShards.TestCase))
