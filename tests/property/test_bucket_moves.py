@@ -26,6 +26,7 @@ CONFIGS = (
                 admission=AdmitSketch(2, cells_per_bucket=8, depth=2)),
     TableConfig(name="c", dim=1, rule=Adagrad(lr=0.1), admission=AdmitCount(2), seed=3),
 )  # fmt: skip
+COMPARED = ("ids", "rows", "slots", "times", "marks", "pending_ids", "pending_counts", "removed_ids", "sketch", "mark")
 DIMS = {config.name: config.dim for config in CONFIGS}
 
 
@@ -110,8 +111,7 @@ class World:
                 found.append(part_of(parts, one.mask, counted=True))
         assert (owned == 1).all()
         whole = joined(found)
-        return {item: getattr(whole, item) for item in ("ids", "rows", "slots", "times", "marks", "pending_ids",
-                                                         "pending_counts", "removed_ids", "sketch", "mark")}  # fmt: skip
+        return {item: getattr(whole, item) for item in COMPARED}
 
 
 def _part(draw) -> Part:

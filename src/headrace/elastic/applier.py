@@ -14,7 +14,7 @@ from typing import Protocol
 
 from headrace.elastic.directory import Directory
 from headrace.elastic.transactions import Transaction
-from headrace.errors import HeadraceError, WorkerLost
+from headrace.errors import ClusterError, HeadraceError, WorkerLost
 
 logger = logging.getLogger(__name__)
 PAUSE_S = 0.05
@@ -58,8 +58,10 @@ class _Line(threading.Thread):
                 some = self.waiting[:TOGETHER]
             try:
                 self._tell(some)
-            except WorkerLost:
-                time.sleep(PAUSE_S)  # restarted or replaced, or the run goes back to a checkpoint: then we are stopped
+            except ClusterError as error:
+                # it is restarted or replaced, or the run goes back to a checkpoint: then we are stopped
+                logger.info("table server %d: %s", self.number, error)
+                time.sleep(PAUSE_S)
                 continue
             except HeadraceError as error:
                 with turn:

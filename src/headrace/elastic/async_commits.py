@@ -31,6 +31,9 @@ TRIES = 3
 class Tables(Protocol):
     """What is told to the table servers."""
 
+    ready: bool
+    """Whether they are all there."""
+
     def took(self, step: int, transactions: Sequence[Transaction]) -> None:
         """Let the servers take a step."""
         ...
@@ -125,18 +128,24 @@ class AsyncCommits:
             if self._over():
                 self.turn.notify_all()
 
-    def restart(self, committed: int) -> None:
-        """Go on from a checkpoint: every worker has to enter again."""
+    def go_back(self, step: int, fields: Mapping[str, Any], arrays: Mapping[str, Any]) -> None:
+        """Go on from a checkpoint, at which servers and queue stand already: every worker has to enter again."""
         with self.turn:
-            self.committed, self.ended = committed, False
-            for worker in self.members.names:
-                self._leave(worker)
+            self.committed, self.ended = step, False
+            self._epochs.clear()
+            self._seen.clear()
             self._answers.clear()
+            self.members.raise_epoch("restored", "", f"everything is at step {step}", time.monotonic())
+            self.tables.fence(self.members.epoch)
             self.turn.notify_all()
+
+    def homeless(self) -> bool:
+        """Return False: no worker holds what a server does not."""
+        return False
 
     def _require(self, worker: str, epoch: int) -> None:
         self._raise_failure()
-        if self._epochs.get(worker) != epoch:
+        if self._epochs.get(worker) != epoch or not self.tables.ready:
             raise LeaseLost(f"Worker {worker}", got=f"epoch {epoch}", expected=f"epoch {self._epochs.get(worker)}",
                             do="Enter again.")  # fmt: skip
 

@@ -1,0 +1,259 @@
+"""Asynchronous training: what a push changes, who waits for whom, and that every row is learned exactly once."""
+
+from __future__ import annotations
+
+import threading
+import time
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from headrace.elastic.async_commits import AsyncCommits
+from headrace.elastic.async_head import AsyncHead
+from headrace.elastic.async_worker import AsyncWorker
+from headrace.elastic.config import ElasticConfig
+from headrace.elastic.finish import audited
+from headrace.elastic.job import Job
+from headrace.elastic.membership import Membership
+from headrace.elastic.sequence import Piece
+from headrace.elastic.server import dense_part
+from headrace.elastic.table_wire import serve_tables
+from headrace.elastic.transactions import Transaction
+from headrace.errors import HeadraceError, LeaseLost, NonFiniteLoss
+from headrace.runtime.controller import Controller, ControllerConfig
+from headrace.runtime.launch import Launched
+from headrace.runtime.solutions import Static
+from headrace.runtime.wire import Server, secret_of
+from headrace.runtime.work_queue import QueueConfig, ShardQueue
+
+
+class Told:
+    """Table servers that note what they are told."""
+
+    def __init__(self) -> None:
+        self.ready, self.steps, self.fences = True, [], []
+
+    def took(self, step, transactions) -> None:
+        self.steps.append((step, [one.text for one in transactions]))
+
+    def fence(self, epoch: int, worker: str = "") -> None:
+        self.fences.append((epoch, worker))
+
+
+def commits(folder: Path, *, rows: int = 40, bound: int | None = None, queue: ShardQueue | None = None) -> AsyncCommits:
+    if queue is None:
+        queue = ShardQueue(folder / "queue.db", QueueConfig(shard_rows=10, shuffle=False), durability="process")
+        queue.add("rows", rows)
+    return AsyncCommits(queue, Membership(folder / "epoch.json", 2.0), Controller(Static(), ControllerConfig(batch=10)),
+                        Told(), begin_with=2, max_staleness=bound)  # fmt: skip
+
+
+class Hand:
+    """A worker by hand."""
+
+    def __init__(self, to: AsyncCommits, name: str) -> None:
+        self.to, self.name, self.number = to, name, 0
+        self.place = to.enter(name, {}, 0)
+        self.seen = self.place["committed"]
+
+    def take(self) -> None:
+        self.pieces = [Piece.from_fields(one) for one in self.to.work(self.name, self.place["epoch"])["pieces"]]
+        self.number += 1
+
+    def push(self):
+        answer = self.to.push(Transaction(self.name, self.place["epoch"], self.number),
+                              [one.contribution for one in self.pieces], self.seen, 0.01, 5)  # fmt: skip
+        self.seen = answer["step"] or self.seen
+        return answer
+
+
+def test_a_push_counts_once_and_is_the_next_step(tmp_path) -> None:
+    to = commits(tmp_path)
+    one, other = Hand(to, "worker-0"), Hand(to, "worker-1")
+    one.take()
+    other.take()
+    assert sum(piece.rows for piece in one.pieces) == 5  # half of the batch
+    assert other.push() == {"step": 1, "staleness": 0}
+    first = one.push()
+    assert first == one.push() == {"step": 2, "staleness": 1}
+    assert [step for step, _ in to.tables.steps] == [1, 2]
+    assert (to.staleness, to.queue.counts().pending) == ({0: 1, 1: 1}, 10)
+
+
+def test_the_rows_of_a_dead_worker_are_learned_by_others_and_it_may_not_push(tmp_path) -> None:
+    to = commits(tmp_path, rows=10)
+    one, other = Hand(to, "worker-0"), Hand(to, "worker-1")
+    one.take()
+    to.left("worker-0", "killed")
+    assert to.tables.fences[-1] == (to.members.epoch, "worker-0")
+    with pytest.raises(LeaseLost):
+        one.push()
+    while not to.work("worker-1", other.place["epoch"])["end"]:
+        other.take()
+        if other.pieces:
+            other.push()
+    assert to.queue.finished
+    assert to.queue.counts().pending == 10
+
+
+def test_a_head_that_starts_again_knows_the_pushes_that_count(tmp_path) -> None:
+    to = commits(tmp_path)
+    one = Hand(to, "worker-0")
+    one.take()
+    one.push()
+    to.queue.shut()
+    again = commits(tmp_path)
+    assert again.committed == 1
+    one.to = again
+    assert one.push()["step"] == 1  # the answer had been lost on its way
+    assert again.tables.steps == []
+    one.number += 1
+    with pytest.raises(LeaseLost):
+        one.push()
+
+
+def test_rows_that_went_to_somebody_else_make_a_push_void(tmp_path) -> None:
+    to = commits(tmp_path)
+    one = Hand(to, "worker-0")
+    one.take()
+    to.queue.expire(time.monotonic() + 1e6)  # its leases ran out while it was slow
+    assert one.push() == {"step": None, "staleness": -1}
+    one.take()
+    assert one.push()["step"] == 1
+
+
+def test_the_fast_wait_for_the_slow_as_far_as_the_bound_says(tmp_path) -> None:
+    to = commits(tmp_path, rows=200, bound=2)
+    slow, fast = Hand(to, "worker-0"), Hand(to, "worker-1")
+    slow.take()
+    done = []
+
+    def run() -> None:
+        for _ in range(4):
+            fast.take()
+            done.append(fast.push()["step"])
+
+    thread = threading.Thread(target=run)
+    thread.start()
+    time.sleep(0.3)
+    assert done == [1, 2]  # a third would make the slow one's parameters too old
+    assert slow.push() == {"step": 3, "staleness": 2}
+    to.left("worker-0", "killed")  # nobody waits for the dead
+    thread.join(5.0)
+    assert done == [1, 2, 4, 5]
+
+
+def test_rows_at_fault_are_quarantined_and_an_error_without_a_culprit_ends_the_run(tmp_path) -> None:
+    to = commits(tmp_path)
+    one = Hand(to, "worker-0")
+    one.take()
+    piece = one.pieces[0]
+    to.poison("worker-0", one.place["epoch"], 1, [(piece.grant.shard, piece.grant.fence, piece.start, "bad")], "bad")
+    assert [row.error for row in to.queue.quarantined()] == ["bad"]
+    for _ in range(3):
+        to.poison("worker-0", one.place["epoch"], 1, [], "NaN")
+    with pytest.raises(NonFiniteLoss, match="No single row"):
+        one.take()
+
+
+def test_after_going_back_everybody_enters_again(tmp_path) -> None:
+    to = commits(tmp_path)
+    one = Hand(to, "worker-0")
+    one.take()
+    one.push()
+    to.go_back(0, {}, {})
+    with pytest.raises(LeaseLost):
+        one.take()
+    assert not to.homeless()
+    assert Hand(to, "worker-0").place["committed"] == 0
+
+
+@contextmanager
+def running(folder: Path, names: list[str], **settings):
+    """Run head, servers and workers in threads of this process; give the workers when all has ended."""
+    config = ElasticConfig(recipe="headrace.elastic.toy:toy", arguments={"rows": 1500}, publish=False, mode="async",
+                           folder=folder, workers=len(names), shard_rows=100, **settings)  # fmt: skip
+    config.write()
+    secret, job = secret_of(folder, create=True), Job(config)
+    head = AsyncHead(config, secret)
+    wire = Server(head.methods(), secret=secret, closed=head.closed)
+    servers = [serve_tables(number, job.tables, secret, folder=folder, dense=None if number else dense_part(job))
+               for number in range(config.servers)]  # fmt: skip
+    for number, (server, _) in enumerate(servers):
+        if head.servers.set_server(number, server.address):
+            head.servers.begin(head.queue)
+    threading.Thread(target=head.run, args=(wire,), daemon=True).start()
+    workers = {name: AsyncWorker(config, Launched(name, "127.0.0.1"), wire.address, secret) for name in names}
+    try:
+        yield head, workers
+    finally:
+        for worker in workers.values():
+            worker.agent.stop()
+        head.close()
+        wire.close()
+        for server, _ in servers:
+            server.close()
+
+
+def run_all(workers) -> None:
+    threads = [threading.Thread(target=_run, args=(worker,)) for worker in workers]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(60.0)
+        assert not thread.is_alive()
+
+
+def _run(worker) -> None:
+    try:
+        worker.run()
+    except HeadraceError:
+        if worker.agent._stopped.is_set():
+            return  # it was to die
+        raise
+
+
+def test_two_workers_learn_every_example_once(tmp_path) -> None:
+    with running(tmp_path, ["worker-0", "worker-1"], servers=2) as (head, workers):
+        run_all(workers.values())
+        found = audited(workers["worker-0"])
+        assert (found["lost"], found["doubled"], found["learned"]) == (0, 0, found["expected"])
+        assert head.conductor.committed == sum(head.conductor.staleness.values())
+        dense = [torch.cat([p.detach().reshape(-1) for p in worker.learner.model.parameters()])
+                 for worker in workers.values()]  # fmt: skip
+        assert torch.equal(*dense)
+        assert float(dense[0].abs().sum()) > 0
+
+
+def test_the_pushes_of_a_worker_that_dies_count_once_or_not_at_all(tmp_path) -> None:
+    with running(tmp_path, ["worker-0", "worker-1", "worker-2"], servers=2, silence_s=0.5) as (head, workers):
+        victim, deaths = workers["worker-2"], []
+        usual = victim._push
+
+        def push(*arguments):
+            if len(deaths) == 0 and victim._pushes == 3:
+                deaths.append("prepared, and never heard of again")
+                victim.agent.stop()
+                victim._connection.close()
+            return usual(*arguments)
+
+        victim.own._push = push
+        run_all(workers.values())
+        found = audited(workers["worker-0"])
+        assert deaths
+        assert (found["lost"], found["doubled"], found["learned"]) == (0, 0, found["expected"])
+        assert np.isfinite(float(workers["worker-0"].learner.model.state_dict()[_first(workers)].sum()))
+        assert sum(one["prepared"] for one in head.servers.stats()) == 0
+
+
+def _first(workers) -> str:
+    return next(iter(workers["worker-0"].learner.model.state_dict()))
+
+
+def test_one_asynchronous_worker_is_never_stale(tmp_path) -> None:
+    with running(tmp_path, ["worker-0"]) as (head, workers):
+        run_all(workers.values())
+        assert set(head.conductor.staleness) == {0}
