@@ -13,18 +13,20 @@ from rich.table import Table
 
 from headrace.cli.output import print_json
 from headrace.cli.run_cluster import add_cluster_arguments, refuse_without_cluster, run_cluster
+from headrace.cli.run_language import run_language
 from headrace.cli.run_search import add_search_arguments, run_search
 from headrace.config import fingerprint, require
 from headrace.loop import Progress as LoopProgress
 from headrace.online import Embedded, RunFolder, build, find_recipe, run_joiner, run_learner, run_publisher
 from headrace.online.config import OnlineConfig
+from headrace.online.language_config import LanguageConfig
 from headrace.ranking import FitConfig, FitProgress, fit_ranker
 from headrace.runtime import step_back
 from headrace.types import Report
 
 NAME = "run"
 HELP = "run a recipe: learn from a log or a world, here or as one role of several processes; or fit a ranker offline"
-PROCESS_ROLES = ("joiner", "learner", "publisher")
+PROCESS_ROLES = ("joiner", "learner", "publisher", "generator")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -60,7 +62,7 @@ def stop_on_signals() -> Callable[[], bool]:
     return lambda: stopped
 
 
-def run_folder(config: OnlineConfig | FitConfig, folder: Path | None) -> RunFolder:
+def run_folder(config: OnlineConfig | FitConfig | LanguageConfig, folder: Path | None) -> RunFolder:
     """Return the folder of a run; the default depends on the configuration, so that other settings do not mix."""
     return RunFolder(folder or Path("runs") / f"{config.name}-{fingerprint(config)[:8]}")
 
@@ -91,6 +93,12 @@ def run(arguments: argparse.Namespace) -> int:
                 do="A ranker that is fitted offline has no roles; `headrace serve` serves the result.")  # fmt: skip
         show(_fitted(config, folder, stop, quiet=arguments.json), f"{config.name}: {folder.root}", arguments.json)
         return 0
+    if isinstance(config, LanguageConfig):
+        if (told := run_language(config, folder, arguments, stop)) is not None:
+            show(told, f"{config.name}: {folder.root}", arguments.json)
+        return 0
+    require(arguments.role != "generator", "--role", got="generator", expected=PROCESS_ROLES[:-1],
+            do="Only a language model with rollouts has one.")  # fmt: skip
     if arguments.role == "joiner":
         run_joiner(config, folder, stop, events_of=events_of)
         return 0

@@ -8,9 +8,12 @@ from pathlib import Path
 from rich.console import Console
 
 from headrace.cli.run import run_folder, stop_on_signals
+from headrace.cli.run_language import serve_language
 from headrace.cli.serve_access import access_of, add_access_arguments, limits_of
 from headrace.cli.serve_arms import add_arm_arguments, experiment_of
+from headrace.config import require
 from headrace.online import Following, build, find_recipe, run_server, with_items
+from headrace.online.language_config import LanguageConfig
 from headrace.ranking import as_online
 from headrace.serve.server import check_exposure
 
@@ -37,6 +40,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
                         "more requests to score together while they come several at a time")  # fmt: skip
     parser.add_argument("--items", type=Path, metavar="FILE", help="the item catalogue (CSV, JSON lines, Parquet), "
                         "loaded once per content; the recipe has to have a RecommendConfig")  # fmt: skip
+    parser.add_argument("--learn", action="store_true", help="of a language model: join, learn and publish in this "
+                        "process as well")  # fmt: skip
     add_arm_arguments(parser)
     add_access_arguments(parser)
 
@@ -44,9 +49,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Run the verb."""
     recipe = build(find_recipe(arguments.recipe), arguments.settings)
-    folder, config = run_folder(recipe, arguments.folder), with_items(as_online(recipe), arguments.items)
-    access = access_of(arguments)
+    folder, access = run_folder(recipe, arguments.folder), access_of(arguments)
     check_exposure(arguments.host, access)
+    if isinstance(recipe, LanguageConfig):
+        serve_language(recipe, folder, arguments, access, stop_on_signals(), limits_of(arguments))
+        return 0
+    require(not arguments.learn, "--learn", got="a ranker", expected="a language model",
+            do="Start joiner, learner and publisher beside it: `headrace run RECIPE --role ...`.")  # fmt: skip
+    config = with_items(as_online(recipe), arguments.items)
     following = Following(changes=arguments.changes, replica=arguments.replica,
                           mode="eventual" if arguments.eventual else "consistent")  # fmt: skip
     kind = "http" if access.certificate is None else "https"

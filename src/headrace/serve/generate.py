@@ -202,7 +202,7 @@ def _filtered(scores_BV: Tensor, config: GenerateConfig) -> Tensor:
     if config.top_p < 1:
         ordered_BV, places_BV = scores_BV.sort(-1, descending=True)
         before_BV = torch.softmax(ordered_BV, -1).cumsum(-1).roll(1, -1)
-        before_BV[:, 0] = 0.0
+        before_BV[:, 0] = -1.0  # the likeliest may be drawn, however small the share
         out_BV = torch.zeros_like(scores_BV, dtype=torch.bool).scatter(1, places_BV, before_BV >= config.top_p)
         scores_BV = scores_BV.masked_fill(out_BV, -torch.inf)
     return scores_BV

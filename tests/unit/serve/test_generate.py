@@ -116,6 +116,9 @@ def test_filters_leave_out_what_they_say_and_log_probs_know_it() -> None:
     assert set(picked.tolist()) == {0, 1, 2}
     picked, _ = draw(logits, draws, GenerateConfig(top_p=0.3))
     assert set(picked.tolist()) == {0}
+    picked, found = draw(logits, draws, GenerateConfig(top_p=1e-320))  # less than any float32, and more than nothing
+    assert set(picked.tolist()) == {0}
+    assert bool((found == 0.0).all())
     for edge in (0.0, 1.0 - 2.0**-23):
         picked, found = draw(logits[:1], torch.tensor([edge]), GenerateConfig(top_k=1))
         assert picked.tolist() == [0]
