@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from headrace.runtime.placement import Demand, demand
     from headrace.runtime.ray_launch import RayLauncher
     from headrace.runtime.shuffle import row_numbers
-    from headrace.runtime.simulate import Bound, JobResult, Overheads, SimulatedFault, SimulatedJob, bound
+    from headrace.runtime.simulate_job import Bound, JobResult, Overheads, SimulatedFault, SimulatedJob, bound
     from headrace.runtime.simulate_patterns import (
         Pattern,
         Slow,
@@ -160,7 +160,7 @@ _MODULES = (
     "solutions_dd",
     "solutions_scale",
     "controller",
-    "simulate",
+    "simulate_job",
     "simulate_run",
     "ray_launch",
     "manners",

@@ -40,6 +40,7 @@ class ControllerConfig:
 
     Attributes:
         batch: Rows of the global batch (at the start, when `keep` is `per_worker`).
+        rows: Rows of the whole job; None: nobody knows (a stream).
         margin: Steps between the newest that was planned and the first under a change.
         ignored: Steps under a new plan whose samples are not looked at.
         keep: `global`: the batch stays when workers come or go. `per_worker`: rows per worker stay, the batch changes.
@@ -48,6 +49,7 @@ class ControllerConfig:
     """
 
     batch: int
+    rows: int | None = None
     margin: int = 1
     ignored: int = 1
     keep: str = "global"
@@ -84,11 +86,11 @@ class Controller:
         ...     controller.join(node, "worker", now=0.0)
         >>> dict(controller.plan(0).sizes)
         {'worker-0': 20, 'worker-1': 20}
-        >>> for step in range(3):
+        >>> for step in range(5):
         ...     for node, row_s in (("worker-0", 0.1), ("worker-1", 0.3)):
         ...         controller.record_step(node, step, controller.plan(step).sizes[node], 20 * row_s)
         ...     made = controller.tick(now=step, step=step)
-        >>> dict(controller.plan(3).sizes)
+        >>> dict(controller.plan(5).sizes)
         {'worker-0': 30, 'worker-1': 10}
         >>> controller.decisions[-1].reason
         'worker-0, worker-1 out of line: 100% to gain'
@@ -110,6 +112,8 @@ class Controller:
         self._orders: list[NodeAction] = []
         self._moving: dict[str, float] = {}
         self._pending_s: deque[float] = deque(maxlen=16)
+        self._awaited: list[tuple[str, float]] = []
+        self._fresh: set[str] = set()
         self._idle: tuple[str, float] = ("", -NOTHING_EVERY_S)
 
     # Members -------------------------------------------------------------------------------------------------------
@@ -117,7 +121,9 @@ class Controller:
     def join(self, node: str, kind: str, now: float) -> None:
         """Take a node in (`worker` or `server`); steps that are not committed are planned afresh for workers."""
         known_name("Controller: kind", kind, ("worker", "server"))
+        self._arrived(node, kind, now)
         self.monitor.join(node, kind, now)
+        self._fresh.add(node)
         if kind == "worker":
             self._membership(now)
 
@@ -163,8 +169,11 @@ class Controller:
     # Samples -------------------------------------------------------------------------------------------------------
 
     def record_step(self, worker: str, step: int, rows: int, seconds: float) -> None:
-        """Take a worker's compute seconds for its rows of a step (waiting for others left out)."""
-        if step < self._agreed or step >= self._agreed + self.config.ignored:
+        """Take a worker's compute seconds for its rows of a committed step (waiting for others left out)."""
+        self.learned += rows
+        if worker in self._fresh:  # its first batch warms it up
+            self._fresh.discard(worker)
+        elif step < self._agreed or step >= self._agreed + self.config.ignored:
             self.monitor.record(worker, rows=rows, seconds=seconds)
 
     def record_requests(self, server: str, rows: int, seconds: float) -> None:
@@ -195,10 +204,9 @@ class Controller:
         Args:
             now: Seconds, on any clock that does not go back.
             step: The newest committed step.
-            rows_left: Rows of the job that are not committed; None: nobody knows.
+            rows_left: Rows of the job that are not committed; None: those of the job but for the steps recorded so far.
         """
         if step > self._committed:
-            self.learned += self.batch * (step - self._committed)
             self._committed = step
         if step < self._agreed:  # a change is under way
             return []
@@ -209,12 +217,22 @@ class Controller:
                 made.append(done)
         return made
 
+    def _arrived(self, node: str, kind: str, now: float) -> None:
+        """Measure how long a node was waited for."""
+        names = [node] if any(name == node for name, _ in self._awaited) else ["workers"] if kind == "worker" else []
+        for each in [each for each in self._awaited if each[0] in names][:1]:
+            self._awaited.remove(each)
+            self._pending_s.append(now - each[1])
+            if all(name != each[0] for name, _ in self._awaited):
+                self._moving.pop(each[0], None)
+
     def view(self, now: float, rows_left: int | None = None) -> View:
         """Return what a solution decides from."""
         plan = self._plans[-1][1]
+        left = rows_left if rows_left is not None or self.config.rows is None else self.config.rows - self.learned
         return View(
             step=self._committed, now=now, batch=self.batch,
-            steps_left=None if rows_left is None else rows_left // self.batch,
+            steps_left=None if left is None else max(left, 0) // self.batch,
             workers=self.monitor.speeds("worker"), servers=self.monitor.speeds("server"), sizes=plan.sizes,
             backup=plan.backup, accumulation=plan.accumulation, since_change=max(self._committed - self._agreed + 1, 0),
             moving=frozenset(self._moving), attempts=dict(self.attempts), shares=dict(self.shares),
@@ -254,18 +272,20 @@ class Controller:
 
     # Orders --------------------------------------------------------------------------------------------------------
 
-    def orders(self) -> list[NodeAction]:
-        """Return what is to be done to single nodes, each once; say `done` afterwards."""
-        found, self._orders = self._orders, []
+    def orders(self, *kinds: type[NodeAction]) -> list[NodeAction]:
+        """Return what is to be done to single nodes (of these kinds, if any is given), each once; say `done` then."""
+        found = [order for order in self._orders if not kinds or isinstance(order, kinds)]
+        self._orders = [order for order in self._orders if order not in found]
         return found
 
     def done(self, order: NodeAction, now: float, *, worked: bool = True) -> None:
-        """Note that an order was carried out, or that it could not be."""
+        """Note that an order was carried out, or that it could not be; nodes that were started are awaited still."""
         for name in _touched(order):
-            began = self._moving.pop(name, None)
-            if began is not None and worked and isinstance(order, (Restart, Add)):
-                self._pending_s.append(now - began)
+            if not (worked and any(name == awaited for awaited, _ in self._awaited)):
+                self._moving.pop(name, None)
             self.monitor.event(name, f"{type(order).__name__} {'done' if worked else 'failed'}", now)
+        if not worked:
+            self._awaited = [each for each in self._awaited if each[0] not in _touched(order)]
         if worked and isinstance(order, MoveBuckets):
             self.shares = dict(order.shares)
 
@@ -276,6 +296,9 @@ class Controller:
             self._moving[name] = now
         if isinstance(action, Restart):
             self.attempts[action.node] = self.attempts.get(action.node, 0) + 1
+            self._awaited.append((action.node, now))
+        elif isinstance(action, Add):
+            self._awaited += [("workers", now)] * action.count
         self._orders.append(action)
         return self._note(decision, now)
 

@@ -24,13 +24,13 @@ class MonitorConfig:
 
     A sample is one batch of a worker or one request of a server, as seconds by row. A node's level has *changed* when
     the logarithms of its samples, over its own level, sum to `evidence` after `drift` was taken from each (a two-sided
-    CUSUM). A large change is seen in two samples, a small one in many, and one within the node's own noise never.
+    CUSUM). A large change is seen in three samples, a small one in many, one within the node's own noise never.
 
     Attributes:
         short: Samples of the short window.
         long: Samples of the long window.
         drift: Relative change that counts as none.
-        evidence: Sum at which a level has changed; one sample adds half of it at most.
+        evidence: Sum at which a level has changed; one sample adds a third of it at most.
     """
 
     short: int = 10
@@ -60,8 +60,9 @@ class NodeSpeeds:
 
     Attributes:
         names: The nodes.
-        row_s: Seconds by row, of the short window or what there was since the level changed.
-        long_row_s: The same over the long window, changes or not.
+        row_s: Seconds by row, the median of the short window or of what there was since the level changed: batches that
+            take long now and then do not count.
+        long_row_s: The mean over the long window, changes or not.
         noise: Relative noise of one sample.
         rows: Rows of a sample, the running mean of the newest ones.
         samples: How many samples `row_s` rests on.
@@ -201,15 +202,15 @@ class Monitor:
         moved = math.log(value / own.level)
         drift = max(math.log1p(self.config.drift), own.noise)
         bound = max(self.config.evidence, 5 * own.noise)
-        own.up = max(0.0, own.up + min(moved - drift, bound / 2))
-        own.down = max(0.0, own.down + min(-moved - drift, bound / 2))
+        own.up = max(0.0, own.up + min(moved - drift, bound / 3))
+        own.down = max(0.0, own.down + min(-moved - drift, bound / 3))
         if own.up == 0.0 and own.down == 0.0:
             own.climbing = 0
             own.calm = min(own.calm + 1, self.config.long)
             own.level += (value - own.level) / own.calm
             return False
         own.climbing += 1
-        if max(own.up, own.down) < bound:
+        if max(own.up, own.down) < bound * (1 - 1e-9):
             return False
         own.steady = min(own.climbing, self.config.long)
         places = np.arange(own.seen - own.steady, own.seen) % self.config.long
@@ -230,7 +231,9 @@ class Monitor:
             places = (np.array([each.seen for each in nodes])[:, None] - 1 - back) % self.config.long
             recent, inside = np.take_along_axis(rings, places, axis=1), back < samples[:, None]
             known = samples > 0
-            row_s[known] = (np.where(inside, recent, 0.0).sum(axis=1)[known]) / samples[known]
+            ordered = np.sort(np.where(inside, recent, math.inf), axis=1)
+            middle = np.maximum(samples - 1, 0) // 2
+            row_s[known] = np.take_along_axis(ordered, middle[:, None], axis=1)[known, 0]
             held = np.array([min(each.seen, self.config.long) for each in nodes])
             filled = np.arange(self.config.long) < held[:, None]
             long_row_s[known] = np.where(filled, rings, 0.0).sum(axis=1)[known] / held[known]

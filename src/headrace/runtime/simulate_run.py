@@ -10,7 +10,7 @@ import numpy as np
 
 from headrace.runtime.actions import Add, MoveBuckets, NodeAction, Plan, Remove, Restart
 from headrace.runtime.controller import Controller, ControllerConfig
-from headrace.runtime.simulate import Floats, JobResult, SimulatedFault, SimulatedJob
+from headrace.runtime.simulate_job import Floats, JobResult, SimulatedFault, SimulatedJob
 from headrace.runtime.solutions import Solution
 
 
@@ -144,7 +144,8 @@ class _Run:
     def _carry_out(self) -> None:
         for order in self.controller.orders():
             wait_s = self.job.overheads.move_s if isinstance(order, MoveBuckets) else self.job.overheads.wait_s
-            self.later(self.now + (0.0 if isinstance(order, Remove) else wait_s), order)
+            at_once = isinstance(order, Remove) or (isinstance(order, Restart) and order.node in self.servers)
+            self.later(self.now + (0.0 if at_once else wait_s), order)
 
     def _interrupted(self, end: float) -> bool:
         """Let happen what comes before the step's end; True: the step is not committed, begin it again."""
@@ -166,10 +167,13 @@ class _Run:
             self.controller.join(order.node, "worker", self.now)
             self.now += costs.stall_s
         elif isinstance(order, Restart) and order.node in self.servers:
+            # its rows are in the newest checkpoint, so everybody goes back to it
+            self.result.redone += math.ceil((self.learned - self.saved) / self.job.batch)
+            self.learned = self.saved
+            self.now += costs.wait_s + costs.reload_s
             self.servers[order.node] += 1
             self.controller.join(order.node, "server", self.now)
-            # its successor takes its part again: buckets are even
-            self.controller.shares = {}
+            self.controller.shares = {}  # buckets are even again
         elif isinstance(order, Add):
             for _ in range(order.count):
                 self.workers[f"worker-{self.spare}"] = _Worker(self.spare)

@@ -45,7 +45,7 @@ class Hysteresis:
     min_change: float = 0.05
     min_interval: int = 10
     urgent: float = 0.5
-    patience: int = 2
+    patience: int = 3
     doubts: float = 2.0
 
     def __post_init__(self) -> None:

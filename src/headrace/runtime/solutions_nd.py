@@ -64,7 +64,8 @@ class AntDtNd:
 
     Attributes:
         hysteresis: What keeps noise from becoming changes.
-        restart: Costs of starting a node again; tries=0 never does.
+        restart: Costs of starting a worker again; tries=0 never does.
+        restart_server: Costs of starting a server again: everything goes back to a checkpoint.
         rows_min: Rows that every worker takes at least.
         rows_max: Rows that fit into a worker's memory; None: the batch.
         move_buckets: Whether buckets of slow servers move to the others.
@@ -76,6 +77,7 @@ class AntDtNd:
 
     hysteresis: Hysteresis = field(default_factory=Hysteresis)
     restart: RestartCost = field(default_factory=RestartCost)
+    restart_server: RestartCost = field(default_factory=lambda: RestartCost(wait_s=0.0, stall_s=30.0))
     rows_min: int = 1
     rows_max: int | None = None
     move_buckets: bool = True
@@ -123,7 +125,7 @@ class AntDtNd:
 
     def _replace(self, view: View, workers: NodeSpeeds, row_s: Floats) -> list[Decision]:
         """Start the slowest of those workers again that have been slow for the whole long window, if it pays."""
-        slow = self._for_good(view, workers, row_s)
+        slow = self._for_good(view, workers, row_s, self.restart.tries)
         if slow is None:
             return []
         name, others = workers.names[slow], np.delete(row_s, slow)
@@ -136,17 +138,19 @@ class AntDtNd:
                              "restart costs more than it saves", numbers)]  # fmt: skip
         return [Decision(Restart(name), f"{name} is {ratio:.1f} times slower for good", {"ratio": ratio, **numbers})]
 
-    def _for_good(self, view: View, nodes: NodeSpeeds, row_s: Floats) -> int | None:
+    def _for_good(self, view: View, nodes: NodeSpeeds, row_s: Floats, tries: int) -> int | None:
         """Return the place of the slowest node that has been slow long enough and may be tried again, or None."""
         count = len(nodes.names)
         if count < 2:
             return None
         others = (row_s.sum() - row_s) / (count - 1)
         doubt = self.hysteresis.doubts * nodes.noise / np.sqrt(np.maximum(nodes.steady, 1))
-        slow = (np.log(row_s / others) > np.log(self.hysteresis.ratio) + doubt) & (nodes.steady >= view.long_window)
+        bar = self.hysteresis.ratio * np.exp(doubt)
+        long_others = (np.nansum(nodes.long_row_s) - nodes.long_row_s) / (count - 1)
+        slow = (row_s > bar * others) & (nodes.long_row_s > bar * long_others) & (nodes.steady >= view.long_window)
         for place in np.argsort(-row_s):
             name = nodes.names[place]
-            if slow[place] and name not in view.moving and view.attempts.get(name, 0) < self.restart.tries:
+            if slow[place] and name not in view.moving and view.attempts.get(name, 0) < tries:
                 return int(place)
         return None
 
@@ -155,11 +159,11 @@ class AntDtNd:
         if len(servers.names) < 2 or not servers.known().all():
             return []
         found, row_s = [], servers.row_s
-        slow = self._for_good(view, servers, row_s)
+        slow = self._for_good(view, servers, row_s, self.restart_server.tries)
         if slow is not None:
             name = servers.names[slow]
             healed = servers.rows.sum() / len(row_s) * float(np.median(np.delete(row_s, slow)))
-            pays, numbers = self.restart.pays(float((servers.rows * row_s).max()), healed, view)
+            pays, numbers = self.restart_server.pays(float((servers.rows * row_s).max()), healed, view)
             ratio = float(row_s[slow] / np.delete(row_s, slow).mean())
             if pays:
                 found.append(Decision(Restart(name), f"{name} answers {ratio:.1f} times slower for good",

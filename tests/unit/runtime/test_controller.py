@@ -106,11 +106,14 @@ def test_with_backup_workers_those_waited_for_have_the_batch() -> None:
 
 @pytest.mark.parametrize("order", [Restart("worker-0"), MoveBuckets({"server-0": 1.0}), Add(1), Remove(("worker-1",))])
 def test_an_order_is_given_once_until_it_is_done(order) -> None:
-    own = controller(order, order, order)
+    own = controller(order, order, order, order)
     assert [own.tick(1.0, 0)[0].action, own.tick(2.0, 1), own.orders()] == [order, [], [order]]
     assert own.orders() == []
     own.done(order, 4.0)
-    own.tick(5.0, 2)
+    if isinstance(order, (Restart, Add)):  # it is awaited until it is there
+        assert own.tick(4.5, 2) == []
+        own.join("worker-0" if isinstance(order, Restart) else "worker-5", "worker", 4.6)
+    own.tick(5.0, 5)
     assert own.orders() == [order]
 
 
@@ -118,7 +121,11 @@ def test_waiting_for_nodes_is_measured() -> None:
     own = controller(Restart("worker-0"))
     own.tick(1.0, 0)
     assert own.view(1.0).moving == {"worker-0"}
-    own.done(own.orders()[0], 8.0)
+    own.done(own.orders()[0], 2.0)
+    assert own.view(3.0).moving == {"worker-0"}
+    own.leave("worker-0", 3.0)
+    own.join("worker-0", "worker", 8.0)
+    assert own.view(8.0).moving == frozenset()
     assert (own.view(9.0).pending_s, dict(own.view(9.0).attempts)) == (7.0, {"worker-0": 1})
 
 
@@ -134,9 +141,10 @@ def test_shares_hold_when_buckets_have_moved() -> None:
 
 def test_the_first_steps_under_a_plan_are_not_looked_at() -> None:
     own = controller(ignored=2)
-    for step in range(4):
+    for step in range(5):
         own.record_step("worker-0", step, 10, 1.0)
-    assert own.monitor.speeds("worker").samples.tolist() == [2, 0]
+    # two of the plan, and one that warms the worker up; they overlap
+    assert own.monitor.speeds("worker").samples.tolist() == [3, 0]
 
 
 def test_plans_that_are_not_exact_are_refused() -> None:

@@ -24,7 +24,7 @@ def streamed(comes_per_s, *, workers: int = 2, seconds: int = 200, noise: float 
         learned = min(waiting, able)
         waiting -= learned
         for name in names:
-            controller.record_step(name, step + 1, 20, 0.2)
+            controller.record_step(name, step + 1, int(learned / len(names)), learned / len(names) / 100)
         total += learned
         step = int(total / 40)
         controller.record_lag(int(waiting), float(second))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from headrace.errors import ConfigError
-from headrace.runtime.simulate import Overheads, SimulatedJob, analytic_step_s, bound
+from headrace.runtime.simulate_job import Overheads, SimulatedJob, analytic_step_s, bound
 from headrace.runtime.simulate_patterns import (
     mixed_devices,
     no_stragglers,

@@ -1,0 +1,101 @@
+"""Slow or hot table servers, as the head sees them: it tells the controller how fast they answer, and moves buckets."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from typing import Any
+
+from headrace.elastic.buckets import relief_plan
+from headrace.elastic.directory import carry_out
+from headrace.elastic.server_side import ServerSide
+from headrace.errors import HeadraceError
+from headrace.runtime.actions import MoveBuckets
+from headrace.runtime.controller import Controller
+
+_log = logging.getLogger(__name__)
+EVERY_S = 0.2
+
+
+class Relief:
+    """Asks servers how busy they were, five times a second, and carries out `MoveBuckets` in a thread of its own.
+
+    Args:
+        servers: The table servers.
+        controller: Told of look-ups; decides.
+        turn: The lock under which the controller is called.
+        every_s: Seconds between two questions.
+
+    Thread-safety: one thread, its own once it is started.
+    """
+
+    def __init__(
+        self, servers: ServerSide, controller: Controller, turn: Callable[[], AbstractContextManager[Any]], *,
+        every_s: float = EVERY_S,
+    ) -> None:  # fmt: skip
+        self._servers, self._controller, self._turn, self._every_s = servers, controller, turn, every_s
+        self._seen: dict[str, tuple[int, float]] = {}
+        self._orders: list[MoveBuckets] = []
+        self._stopped = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="relief", daemon=True)
+
+    def start(self) -> None:
+        """Begin."""
+        self._thread.start()
+
+    def close(self) -> None:
+        """Stop; a move under way is finished first."""
+        self._stopped.set()
+        if self._thread.is_alive():
+            self._thread.join(30.0)
+
+    def _run(self) -> None:
+        while not self._stopped.wait(self._every_s):
+            if not self._servers.ready:
+                self._seen.clear()
+                continue
+            try:
+                self.look()
+                self.relieve()
+            except HeadraceError as error:  # a server that is gone: whoever waits for it says so
+                _log.info("servers: %s", error)
+
+    def look(self) -> None:
+        """Tell the controller how fast each server has answered since the last time."""
+        for known in self._servers.stats():
+            if "busy_s" not in known:
+                continue
+            name, rows, seconds = str(known["name"]), int(known["rows"]), float(known["busy_s"])
+            before = self._seen.get(name)
+            self._seen[name] = (rows, seconds)
+            with self._turn():
+                if name not in self._controller.monitor.nodes("server"):
+                    self._controller.join(name, "server", time.monotonic())
+                if before is not None and rows > before[0]:
+                    self._controller.record_requests(name, rows - before[0], seconds - before[1])
+        with self._turn():
+            self._orders += [order for order in self._controller.orders(MoveBuckets) if isinstance(order, MoveBuckets)]
+
+    def relieve(self) -> None:
+        """Carry out the moves that were ordered, one order after another."""
+        while self._orders:
+            order, worked, began = self._orders.pop(0), True, time.monotonic()
+            try:
+                moved = self.move({int(name.rpartition("-")[2]): share for name, share in order.shares.items()})
+                _log.info("%d buckets moved in %.2f s", moved, time.monotonic() - began)
+            except HeadraceError as error:
+                _log.warning("moving buckets: %s", error)
+                worked = False
+            with self._turn():
+                self._controller.done(order, time.monotonic(), worked=worked)
+
+    def move(self, shares: dict[int, float]) -> int:
+        """Give servers these shares of the load; return how many buckets moved."""
+        directory, record = self._servers.directory, self._servers.record
+        directory.refresh()
+        loads = sum(directory.client(number).bucket_loads() for number in directory.servers)
+        moves = relief_plan(loads, record.map, shares)
+        return carry_out(moves, record, directory)
