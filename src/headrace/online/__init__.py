@@ -9,6 +9,10 @@ from headrace.online.erase_rest import finish_erasures
 from headrace.online.export import export_log
 from headrace.online.feed import Feeder, FeedProgress
 from headrace.online.labelling import Labelling, LabellingConfig, labelling_schema
+from headrace.online.language_build import open_language_learner, open_language_predictor
+from headrace.online.language_config import LanguageConfig, Rewards, Rollouts
+from headrace.online.language_roles import run_generator, run_language_learner, run_language_publisher
+from headrace.online.language_server import run_language_server, run_rollouts
 from headrace.online.layout import ROLES, RunFolder
 from headrace.online.logs import open_log
 from headrace.online.offline import compare_source, evaluate_source, newest_predictor, predict_file, request_file
@@ -30,12 +34,15 @@ __all__ = [
     "Following",
     "Labelling",
     "LabellingConfig",
+    "LanguageConfig",
     "LogRetention",
     "LogTrimmer",
     "ModelBuilder",
     "OnlineConfig",
     "Player",
     "Recording",
+    "Rewards",
+    "Rollouts",
     "RunFolder",
     "Scan",
     "Serving",
@@ -55,6 +62,8 @@ __all__ = [
     "labelling_schema",
     "newest_predictor",
     "open_book",
+    "open_language_learner",
+    "open_language_predictor",
     "open_learner",
     "open_log",
     "open_recommender",
@@ -64,9 +73,14 @@ __all__ = [
     "parameters",
     "predict_file",
     "request_file",
+    "run_generator",
     "run_joiner",
+    "run_language_learner",
+    "run_language_publisher",
+    "run_language_server",
     "run_learner",
     "run_publisher",
+    "run_rollouts",
     "run_server",
     "summarise",
     "user_columns",

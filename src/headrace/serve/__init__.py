@@ -12,8 +12,10 @@ from headrace.serve.explore import EpsilonGreedy, Greedy, Thompson
 from headrace.serve.flow_predictor import FlowPredictor
 from headrace.serve.follow import Follower
 from headrace.serve.generate import Completions, GenerateConfig, generate
-from headrace.serve.http import create_app
+from headrace.serve.http import create_app, create_language_app
 from headrace.serve.language import LanguagePredictor
+from headrace.serve.language_service import LanguageService, Offer
+from headrace.serve.language_settings import LanguageSettings
 from headrace.serve.near_index import ListIndex
 from headrace.serve.popularity import Popularity
 from headrace.serve.predictor import RankPredictor
@@ -30,6 +32,7 @@ from headrace.serve.settings import ServeConfig
 from headrace.serve.solver_steps import METHODS, Move, OneNoise, RowNoise, Step
 from headrace.serve.tokens import Token, TokenBook, make_token
 from headrace.serve.wishes import Wish
+from headrace.serve.writing_desk import Task, WritingDesk
 
 __all__ = [
     "METHODS",
@@ -51,8 +54,11 @@ __all__ = [
     "GenerateConfig",
     "Greedy",
     "LanguagePredictor",
+    "LanguageService",
+    "LanguageSettings",
     "ListIndex",
     "Move",
+    "Offer",
     "OneNoise",
     "Popularity",
     "QuestionConfig",
@@ -72,13 +78,16 @@ __all__ = [
     "ServeConfig",
     "Stage",
     "Step",
+    "Task",
     "Thompson",
     "Token",
     "TokenBook",
     "Wish",
+    "WritingDesk",
     "Written",
     "bind",
     "create_app",
+    "create_language_app",
     "generate",
     "make_token",
     "run_server",
