@@ -1,12 +1,14 @@
 """Language models: generation beside `transformers.generate`, and PPO beside TRL's, on one thread.
 
-    python benchmarks/rlhf.py [--quick] [--json] [--repeats 9] [--part generate|ppo]
+    python benchmarks/rlhf.py [--quick] [--json] [--repeats 9] [--part generate|ppo|curves]
 
 Ours and theirs take turns; the time is CPU time of the process that works, and a figure is the median ratio of
 neighbouring turns. Generation: the same weights, prompts of 16 tokens and completions of exactly 48, drawn at
 temperature 1, so no row leaves early. PPO: whole iterations (completions, rewards, learning, the next version) with a
 policy, a reference, a critic and a reward model of one size, four epochs over a rollout, no early end; once with a
 critic of its own, as the peer's is, and once with one that shares the policy's trunk, which the peer has not.
+Curves: how rewards rise, ours and theirs from the same weights, some seeds each; the distance of the two mean curves
+in standard deviations between seeds, a mean over the rollouts.
 Needs the extra `language`, and `scripts/peers_rlhf.sh` for TRL; figures of a peer that is not there are left out.
 """
 
@@ -27,6 +29,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from rlhf_contenders.curves import ITERATIONS, first_policy, our_curve, their_curves
 from rlhf_contenders.ours import iteration
 from torch import Tensor
 
@@ -205,23 +208,44 @@ def measure_ppo(repeats: int, record: ClaimRecord) -> list[tuple[str, ...]]:
     return rows
 
 
+def measure_curves(seeds: range, record: ClaimRecord) -> None:
+    """Let both learn the same task, and compare how."""
+    policy = first_policy()
+    ours = np.array([our_curve(policy, seed) for seed in seeds])
+    lines = {"ours": ours}
+    if TRL.exists():
+        with tempfile.TemporaryDirectory() as folder:
+            lines["TRL"] = np.array(their_curves(TRL, policy, Path(folder), seeds))
+        spread = np.sqrt((ours.var(0, ddof=1) + lines["TRL"].var(0, ddof=1)) / 2).clip(1e-9)
+        apart = np.abs(ours.mean(0) - lines["TRL"].mean(0)) / spread
+        record.add("ppo_curve_vs_trl", Estimate(float(apart.mean()), None, None, 0.0, 0.0, len(seeds)),
+                   unit="deviations between seeds", goal=Goal("<=", 1.0))  # fmt: skip
+    at = [0, ITERATIONS // 4, ITERATIONS // 2, 3 * ITERATIONS // 4, ITERATIONS - 1]
+    rows = [(name, *(f"{one[:, place].mean():.3f} ± {one[:, place].std(ddof=1):.3f}" for place in at))
+            for name, one in lines.items()]  # fmt: skip
+    record.tables.append(ClaimTable(f"Rewards, rollout by rollout, {len(seeds)} seeds",
+                                    ("", *(f"{place + 1}" for place in at)), tuple(rows)))  # fmt: skip
+
+
 def main() -> int:
     """Measure and print; 3 when a goal was missed."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--quick", action="store_true", help="two turns, generation only")
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     parser.add_argument("--repeats", type=int, default=9, help="turns of each")
-    parser.add_argument("--part", choices=["generate", "ppo"], help="measure this alone")
+    parser.add_argument("--part", choices=["generate", "ppo", "curves"], help="measure this alone")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     repeats = 2 if arguments.quick else arguments.repeats
     record = ClaimRecord()
-    if arguments.part != "ppo":
+    if arguments.part in (None, "generate"):
         measure_generation(repeats, record)
     if arguments.part == "ppo" or not (arguments.part or arguments.quick):
         heads = ("critic", "ours, tokens/CPU-s", "TRL", "ratio")
         rows = tuple(measure_ppo(repeats, record))
         record.tables.append(ClaimTable(f"PPO, {PPO_ROWS} completions of {PPO_NEW} tokens", heads, rows))
+    if arguments.part == "curves" or not (arguments.part or arguments.quick):
+        measure_curves(range(5), record)
     result = record.to_json({"prompt": PROMPT, "new": NEW, "repeats": repeats, "threads": 1})
     print(json.dumps(result, indent=2) if arguments.json else render_tables(result))
     return 3 if any(figure["holds"] is False for figure in record.figures.values()) else 0

@@ -14,18 +14,20 @@ from rich.table import Table
 from headrace.cli.output import print_json
 from headrace.cli.run_cluster import add_cluster_arguments, refuse_without_cluster, run_cluster
 from headrace.cli.run_language import run_language
+from headrace.cli.run_rewarded import run_rewarded
 from headrace.cli.run_search import add_search_arguments, run_search
 from headrace.config import fingerprint, require
 from headrace.loop import Progress as LoopProgress
 from headrace.online import Embedded, RunFolder, build, find_recipe, run_joiner, run_learner, run_publisher
 from headrace.online.config import OnlineConfig
 from headrace.online.language_config import LanguageConfig
+from headrace.online.rewarded import RewardedConfig
 from headrace.ranking import FitConfig, FitProgress, fit_ranker
 from headrace.runtime import step_back
 from headrace.types import Report
 
 NAME = "run"
-HELP = "run a recipe: learn from a log or a world, here or as one role of several processes; or fit a ranker offline"
+HELP = "run a recipe: learn from a log, a world or rewards, here or as one of several processes; or fit a ranker"
 PROCESS_ROLES = ("joiner", "learner", "publisher", "generator")
 
 
@@ -62,7 +64,7 @@ def stop_on_signals() -> Callable[[], bool]:
     return lambda: stopped
 
 
-def run_folder(config: OnlineConfig | FitConfig | LanguageConfig, folder: Path | None) -> RunFolder:
+def run_folder(config: OnlineConfig | FitConfig | RewardedConfig | LanguageConfig, folder: Path | None) -> RunFolder:
     """Return the folder of a run; the default depends on the configuration, so that other settings do not mix."""
     return RunFolder(folder or Path("runs") / f"{config.name}-{fingerprint(config)[:8]}")
 
@@ -88,6 +90,12 @@ def run(arguments: argparse.Namespace) -> int:
     stop = stop_on_signals()
     if arguments.role is not None:
         step_back(arguments.nice)
+    if isinstance(config, RewardedConfig):
+        require(arguments.role is None, "--role", got=arguments.role, expected="none",
+                do="A language model that learns from rewards runs in one process.")  # fmt: skip
+        report = run_rewarded(config, folder.root, stop, quiet=arguments.json)
+        show(report, f"{config.name}: {folder.root}", arguments.json)
+        return 0
     if isinstance(config, FitConfig):
         require(arguments.role is None, "--role", got=arguments.role, expected="none",
                 do="A ranker that is fitted offline has no roles; `headrace serve` serves the result.")  # fmt: skip
@@ -97,7 +105,7 @@ def run(arguments: argparse.Namespace) -> int:
         if (told := run_language(config, folder, arguments, stop)) is not None:
             show(told, f"{config.name}: {folder.root}", arguments.json)
         return 0
-    require(arguments.role != "generator", "--role", got="generator", expected=PROCESS_ROLES[:-1],
+    require(arguments.role != "generator", "--role", got="generator", expected="joiner, learner or publisher",
             do="Only a language model with rollouts has one.")  # fmt: skip
     if arguments.role == "joiner":
         run_joiner(config, folder, stop, events_of=events_of)

@@ -33,6 +33,7 @@ from headrace.data.graph import Graph, PairDraw, PairSampler
 from headrace.data.join import EventJoin, EventJoiner, JoinConfig, JoinStats
 from headrace.data.layout import Layout
 from headrace.data.log import EmbeddedLog, Entry, LogSource
+from headrace.data.passages import demonstrations, passages, preferences, prompts, rows_of_tokens
 from headrace.data.prepare import prepare
 from headrace.data.prepare_columns import Categories, Category, History, LogBins, Number, Preparation, QuantileBins
 from headrace.data.prepare_split import FoldSplit, HashSplit, OrderSplit, RandomSplit, TimeSplit
@@ -109,6 +110,7 @@ __all__ = [
     "UserColumns",
     "collate",
     "completion_batch",
+    "demonstrations",
     "describe",
     "effective_resistances",
     "example_ids",
@@ -118,11 +120,15 @@ __all__ = [
     "maximum_forest",
     "number_column",
     "numbers_of",
+    "passages",
     "plan",
     "preference_batch",
+    "preferences",
     "prepare",
+    "prompts",
     "random_forests",
     "rooted",
+    "rows_of_tokens",
     "save_statistics",
     "sha256",
     "spanning_weights",

@@ -6,9 +6,11 @@ from headrace.evaluate.bootstrap import bootstrap_interval
 from headrace.evaluate.catalogue import catalogue_values, mean_over_users
 from headrace.evaluate.claims import ClaimRecord, ClaimTable, Estimate, Goal, mean_over_blocks, mean_over_seeds
 from headrace.evaluate.experiment import Exposures, always_valid, compare_arms
+from headrace.evaluate.frontier import Frontier, at_matched_distance
 from headrace.evaluate.grouped_stream import StreamingGroups
 from headrace.evaluate.intervals import Interval, auc_difference, auc_interval, hanley_mcneil_interval
 from headrace.evaluate.judge import Judging, compare, evaluate
+from headrace.evaluate.language_tasks import Choice, accuracy, choices, cross_entropy, general_ability
 from headrace.evaluate.link import LinkRanks, link_ranks, ncrr
 from headrace.evaluate.metrics import (
     auc,
@@ -44,6 +46,7 @@ __all__ = [
     "ArmDifference",
     "ArmReading",
     "ArmSummary",
+    "Choice",
     "ClaimRecord",
     "ClaimTable",
     "Comparison",
@@ -52,6 +55,7 @@ __all__ = [
     "Estimate",
     "Evaluation",
     "Exposures",
+    "Frontier",
     "Goal",
     "Interval",
     "Judging",
@@ -70,7 +74,9 @@ __all__ = [
     "StreamingGroups",
     "Tally",
     "Weights",
+    "accuracy",
     "always_valid",
+    "at_matched_distance",
     "auc",
     "auc_difference",
     "auc_interval",
@@ -79,13 +85,16 @@ __all__ = [
     "calibration_ratio",
     "catalogue_values",
     "check_propensities",
+    "choices",
     "compare",
     "compare_arms",
     "compare_seeds",
+    "cross_entropy",
     "cross_fitted_rates",
     "evaluate",
     "evaluate_policy",
     "expected_calibration_error",
+    "general_ability",
     "grouped_auc",
     "hanley_mcneil_interval",
     "history_plots",

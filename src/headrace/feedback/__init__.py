@@ -17,6 +17,7 @@ from headrace.feedback.query import (
 )
 from headrace.feedback.reward import ModelReward, RewardFeedback, SumOfRewards, TextReward, best_of
 from headrace.feedback.simulate import World
+from headrace.feedback.text_judge import TextJudge, broken
 from headrace.feedback.world_config import (
     FEATURES,
     REFERENCE_POSITION,
@@ -52,11 +53,13 @@ __all__ = [
     "Rates",
     "RewardFeedback",
     "SumOfRewards",
+    "TextJudge",
     "TextReward",
     "World",
     "WorldConfig",
     "aggregate",
     "best_of",
+    "broken",
     "choose",
     "groups_test",
 ]

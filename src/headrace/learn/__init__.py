@@ -6,6 +6,7 @@ from headrace.learn.checkpoint import CheckpointEntry, ManifestCheckpoint
 from headrace.learn.committee import CommitteeConfig, CommitteeLearner, Lesson, first_affinity, lesson
 from headrace.learn.dense_only import dense_learner
 from headrace.learn.evolve import evolve
+from headrace.learn.language_fit import LanguageFit, fit_language, likelihood_of
 from headrace.learn.learner import RankLearner
 from headrace.learn.learner_config import LearnerConfig
 from headrace.learn.ledger import LEDGER, ledger_config, open_ledger, times_learned
@@ -28,6 +29,7 @@ __all__ = [
     "CriticCredit",
     "GroupCredit",
     "KLControl",
+    "LanguageFit",
     "LearnerConfig",
     "Lesson",
     "ManifestCheckpoint",
@@ -45,9 +47,11 @@ __all__ = [
     "dense_learner",
     "evolve",
     "first_affinity",
+    "fit_language",
     "gathered",
     "ledger_config",
     "lesson",
+    "likelihood_of",
     "open_ledger",
     "times_learned",
     "try_micro_batches",

@@ -19,15 +19,19 @@ from headrace.online.offline import compare_source, evaluate_source, newest_pred
 from headrace.online.recipe import build, find_recipe, parameters
 from headrace.online.recommending import open_recommender, open_stage, with_items
 from headrace.online.recording import Recording
+from headrace.online.rewarded import RewardedConfig, RewardedRun
+from headrace.online.rewarded_trial import Trial, judged_policy, tried
 from headrace.online.roles import run_joiner, run_learner, run_publisher
 from headrace.online.server import run_server
 from headrace.online.summary import close_events, deep, summarise
 from headrace.online.supervisor import Supervisor
 from headrace.online.traces import Scan, find_traces
 from headrace.online.trimming import LogRetention, LogTrimmer, TrimmedExamples, keep_for
+from headrace.online.writing import Corpus, Writing, WritingConfig
 
 __all__ = [
     "ROLES",
+    "Corpus",
     "Embedded",
     "FeedProgress",
     "Feeder",
@@ -41,6 +45,8 @@ __all__ = [
     "OnlineConfig",
     "Player",
     "Recording",
+    "RewardedConfig",
+    "RewardedRun",
     "Rewards",
     "Rollouts",
     "RunFolder",
@@ -48,7 +54,10 @@ __all__ = [
     "Serving",
     "Supervisor",
     "TableSettings",
+    "Trial",
     "TrimmedExamples",
+    "Writing",
+    "WritingConfig",
     "build",
     "close_events",
     "compare_source",
@@ -58,6 +67,7 @@ __all__ = [
     "find_recipe",
     "find_traces",
     "finish_erasures",
+    "judged_policy",
     "keep_for",
     "labelling_schema",
     "newest_predictor",
@@ -83,6 +93,7 @@ __all__ = [
     "run_rollouts",
     "run_server",
     "summarise",
+    "tried",
     "user_columns",
     "with_items",
 ]

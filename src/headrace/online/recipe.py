@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 from headrace.errors import ConfigError, nearest
 from headrace.online.typed import member, typed
 
-CONFIGS = ("OnlineConfig", "FitConfig", "LanguageConfig")
+CONFIGS = ("OnlineConfig", "FitConfig", "RewardedConfig", "LanguageConfig")
 """What a recipe may return, as its annotation says it."""
 
 Config = TypeVar("Config")
