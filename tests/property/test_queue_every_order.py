@@ -74,7 +74,7 @@ class World:
         held = [(rank[one[0]], one[1:]) for one in kept["held"]]
         saved = self.saved and (self.saved[0]["books"], self.saved[0]["marks"], self.step - self.saved[2])
         above = kept["fence"] >= max(fences, default=0)  # True, unless the queue is broken on purpose
-        return str((kept["books"], held, kept["marks"], kept["done"], minds, saved, above))
+        return str((kept["books"], held, [part for _, *part in kept["marks"]], kept["done"], minds, saved, above))
 
     # --------------------------------------------------------------------------------------------------- what happens
 

@@ -37,6 +37,7 @@ class Ledger:
         self.held: dict[int, Held] = {}
         self.by_worker: dict[str, dict[int, Held]] = {}
         self.marks: dict[int, Part] = {}
+        self.bad_rows: set[tuple[str, int]] = set()  # quarantined in whichever epoch
         self.epochs = self.fence = self.last_mark = self.arrivals = 0
         self.last_step = -1
         self.consumed_rows = self.done_rows = self.dropped_rows = self.repeated_rows = self.quarantined_rows = 0
@@ -230,6 +231,7 @@ class Ledger:
         found = Quarantined(part.source, part.epoch, self.row_at(part, place), failures, error)
         self.books[part.source, part.epoch].quarantine(place, found)
         self.quarantined_rows += 1
+        self.bad_rows.add((found.source, found.row))
 
     def _give_up(self, part: Part, error: str) -> list[Part]:
         """Halve a part that failed too often; quarantine it when it is a single row."""

@@ -13,7 +13,7 @@ from headrace.runtime.ledger_ranges import RangeSet
 FORMAT = 1
 FIELDS = {"format", "settings", "fence", "epochs", "last_step", "repeated", "arrivals", "sources", "books", "held",
           "marks"}  # fmt: skip
-COUNTS = {"done"}
+OF_SNAPSHOTS = {"done", "last_mark"}
 
 
 def _pairs(ranges: RangeSet) -> list[list[int]]:
@@ -37,7 +37,8 @@ def capture(ledger: Ledger) -> dict[str, Any]:
         [held.fence, held.worker, _part(held.part), _pairs(held.progress), held.moved, held.split]
         for held in ledger.held.values()
     ]
-    found["marks"] = [_part(part) for part in ledger.marks.values()]
+    found["marks"] = [[mark, *_part(part)] for mark, part in ledger.marks.items()]
+    found["last_mark"] = ledger.last_mark  # records behind a snapshot name marks by their numbers
     return found
 
 
@@ -60,7 +61,7 @@ def manifest(ledger: Ledger) -> dict[str, Any]:
             free = Part(part.source, part.epoch, part.first, part.last, part.ranges.copy(), part.failures, part.losses)
             free.ranges.update(held.progress)
             marks.append(_part(free))
-    found["marks"] = marks
+    found["marks"] = [[number, *part] for number, part in enumerate(marks, start=1)]
     return found
 
 
@@ -84,7 +85,7 @@ def check_state(found: object, config: QueueConfig) -> dict[str, Any]:
         DataError: If it is no state of a queue.
         ConfigError: If it was taken with other pinned settings.
     """
-    if not isinstance(found, dict) or set(found) - COUNTS != FIELDS or found["format"] != FORMAT:
+    if not isinstance(found, dict) or set(found) - OF_SNAPSHOTS != FIELDS or found["format"] != FORMAT:
         got = sorted(found) if isinstance(found, dict) else type(found).__name__
         raise DataError("State of a ShardQueue", got=got, expected=f"the fields {sorted(FIELDS)}, format {FORMAT}")
     check_settings(found["settings"], config)
@@ -114,12 +115,13 @@ def load(found: dict[str, Any], config: QueueConfig) -> Ledger:
         book.settled.update(book.dropped)
         for place, row, failures, error in quarantined:
             book.quarantine(place, Quarantined(source, epoch, row, failures, error))
+            ledger.bad_rows.add((source, row))
         ledger.consumed_rows += book.consumed.rows
         ledger.dropped_rows += book.dropped.rows
         ledger.quarantined_rows += len(quarantined)
-    for values in found["marks"]:
-        ledger.last_mark += 1
-        ledger.marks[ledger.last_mark] = _read_part(values, ledger.last_mark)
+    for mark, *values in found["marks"]:
+        ledger.marks[mark] = _read_part(values, mark)
+    ledger.last_mark = found.get("last_mark", len(ledger.marks))
     for fence, worker, values, progress, moved, split in found["held"]:
         held = Held(fence, worker, _read_part(values), RangeSet(progress), moved, split)
         ledger.held[fence] = held
@@ -158,6 +160,7 @@ def restored(state: dict[str, Any], live: Ledger) -> Ledger:
             if not book.settled.covers(place, place + 1):
                 book.quarantine(place, row)
                 ledger.quarantined_rows += 1
+                ledger.bad_rows.add((source, row.row))
         if live.config.mode == "at_most_once":
             given = [*old.consumed, *old.dropped]
             given += [pair for held in live.held.values() if (held.part.source, held.part.epoch) == (source, epoch)

@@ -157,10 +157,10 @@ class ShardQueue:
             DataError: If more rows are quarantined than `quarantine_limit`.
         """
         with self.together():
-            if self._ledger.quarantined_rows > self.config.quarantine_limit:
+            if len(self._ledger.bad_rows) > self.config.quarantine_limit:
                 last = self.quarantined()[-1]
                 raise DataError(
-                    "Work queue", got=f"{self._ledger.quarantined_rows} quarantined rows, the last one: {last.error}",
+                    "Work queue", got=f"{len(self._ledger.bad_rows)} quarantined rows, the last one: {last.error}",
                     expected=f"at most {self.config.quarantine_limit} (quarantine_limit)",
                     do="See why rows fail; `quarantined()` lists them.",
                 )  # fmt: skip

@@ -203,3 +203,20 @@ def test_a_step_commit_costs_little(tmp_path) -> None:
         best.append((time.process_time() - start) / 100)
     assert queue.last_step == steps - 1
     assert min(best) < 0.3e-3
+
+
+def test_records_behind_a_snapshot_mean_what_they_meant_before_it(tmp_path) -> None:
+    """Parts with a history have numbers; those that are gone leave gaps, which a snapshot must keep."""
+    queue = opened(tmp_path / "q.db", 8 * 4)
+    for _ in range(3):
+        queue.fail(queue.lease("w0"), None, "bad")
+    first = [queue.lease("w0") for _ in range(2)]
+    queue.done(first[0])
+    with queue.together():
+        queue._kept.snapshot(forget=False)
+    while (grant := queue.lease("w1")) is not None:
+        queue.done(grant)
+    state, counts = queue.state(), queue.counts()
+    queue.shut()
+    again = ShardQueue(tmp_path / "q.db", CONFIG)
+    assert (again.state(), again.counts()) == (state, counts)

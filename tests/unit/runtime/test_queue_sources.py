@@ -147,7 +147,7 @@ def test_too_many_quarantined_rows_stop_the_queue(queue_of) -> None:
 
 
 def test_a_row_quarantined_in_one_epoch_stays_so_in_the_next(queue_of) -> None:
-    queue = queue_of(16, shuffle=True, epochs=3)
+    queue = queue_of(16, shuffle=True, epochs=3, quarantine_limit=1)
     grant = queue.lease("w0")
     bad = int(rows_of(grant, 2, 3)[0])
     queue.fail(grant, 2, "bad")
