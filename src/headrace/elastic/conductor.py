@@ -7,6 +7,7 @@ rises, leases and prepared parts of the old one are void, and the step is done a
 
 from __future__ import annotations
 
+import logging
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -17,11 +18,13 @@ import numpy as np
 from headrace.elastic.membership import Membership
 from headrace.elastic.sequence import RowSequence, StepWork
 from headrace.elastic.turns import Result, Tables, Turn, Vote, merged
-from headrace.errors import ClusterError, HeadraceError, LeaseLost, NonFiniteLoss
+from headrace.errors import ClusterError, HeadraceError, LeaseLost, NonFiniteLoss, StoreError
 from headrace.runtime.controller import Controller
 from headrace.runtime.frames import Array
 from headrace.runtime.work_queue import ShardQueue
 
+_log = logging.getLogger(__name__)
+State = tuple[Mapping[str, Any], Mapping[str, Array]]
 AHEAD = 2
 """Steps beyond the next one whose rows workers know already, so that they can read them."""
 SUMS_KEPT = 16
@@ -59,9 +62,11 @@ class Conductor:
         self._begin_with, self._begin_s, self._on_commit = begin_with, begin_s, on_commit
         self._open, self._born = False, time.monotonic()
         self._entered: dict[str, int] = {}
-        self._formed = 0
+        self._formed = self._adrift = self._basis = 0
+        self._holders: list[str] = []
         self._step = Turn()
-        self._states: dict[int, tuple[Mapping[str, Any], Mapping[str, Array]]] = {}
+        self._states: dict[int, State] = {}
+        self._restored: tuple[int, State] | None = None
 
     # Members -------------------------------------------------------------------------------------------------------
 
@@ -90,9 +95,14 @@ class Conductor:
                     self._joined(worker, told, time.monotonic())
                 self._entered[worker] = step
                 if self._complete():
-                    if self._formed != self.members.epoch:
-                        self._form()
-                    return self._place(worker)
+                    try:
+                        if self._formed != self.members.epoch:
+                            self._form()
+                        if self._formed == self.members.epoch:
+                            return self._place(worker)
+                    except StoreError as error:
+                        _log.warning("epoch %d does not begin yet: %s", self.members.epoch, error)
+                        self._formed = 0
                 self.turn.wait(WAKE_S)
 
     def _joined(self, worker: str, told: Mapping[str, Any], now: float) -> None:
@@ -133,11 +143,19 @@ class Conductor:
             if len(self.members) < self._begin_with and not late:
                 return False
             self._open = True
-        return bool(self._entered) and set(self.members.names) == self._entered.keys()
+        here = bool(self._entered) and set(self.members.names) == self._entered.keys()
+        return here and self.tables.ready and not self.homeless()
 
     def _form(self) -> None:
-        """Begin the work of an epoch, behind what is committed."""
-        epoch = self.members.epoch
+        """Begin the work of an epoch, behind what is committed; not where nobody holds the dense state."""
+        epoch, names = self.members.epoch, self.members.names
+        self._basis = self.committed
+        self._holders = [name for name in names if self._entered[name] == self._basis]
+        if not self._holders and self._restored is not None and self._restored[0] == self._basis:
+            self._states[epoch] = self._restored[1]
+        elif not self._holders and self._basis:
+            self._adrift = epoch
+            return
         self._formed = epoch
         self.works.clear()
         self.sequence.begin(f"group-{epoch}")
@@ -145,15 +163,32 @@ class Conductor:
         self.turn.notify_all()
 
     def _place(self, worker: str) -> dict[str, Any]:
-        names = self.members.names
-        holders = [name for name in names if self._entered[name] == self.committed]
+        names, basis, holders = self.members.names, self._basis, self._holders
         return {
             "end": self.ended, "epoch": self.members.epoch, "members": names, "rank": names.index(worker),
-            "meeting": self.members[names[0]].told.get("meeting", ""), "committed": self.committed,
+            "meeting": self.members[names[0]].told.get("meeting", ""), "committed": basis,
             "donor": holders[0] if holders else "",
-            "lacking": [name for name in names if self._entered[name] != self.committed],
-            "plans": self._told(worker, self.committed),
+            "lacking": [name for name in names if name not in holders], "plans": self._told(worker, basis),
         }  # fmt: skip
+
+    def go_back(self, step: int, fields: Mapping[str, Any], arrays: Mapping[str, Array]) -> None:
+        """Go on from a checkpoint: servers and queue stand there already, workers get its dense state.
+
+        Args:
+            step: Of the checkpoint.
+            fields: The dense state, packed; empty for step 0, which workers can make themselves.
+            arrays: The same.
+        """
+        with self.turn:
+            self.committed, self.ended = step, False
+            self._restored = (step, (dict(fields), dict(arrays)))
+            self.results.clear()
+            self._changed("restored", "", f"everything is at step {step}", time.monotonic())
+
+    def homeless(self) -> bool:
+        """Return whether an epoch has begun in which nobody holds the dense state: then all must go back."""
+        with self.turn:
+            return self._adrift == self.members.epoch and not self.ended
 
     def hand_over(self, epoch: int, fields: Mapping[str, Any], arrays: Mapping[str, Array]) -> None:
         """Keep the dense state that a donor gives to those who lack it."""
@@ -162,7 +197,7 @@ class Conductor:
                 self._states[epoch] = (dict(fields), dict(arrays))
                 self.turn.notify_all()
 
-    def handed(self, epoch: int) -> tuple[Mapping[str, Any], Mapping[str, Array]]:
+    def handed(self, epoch: int) -> State:
         """Return what was handed over in an epoch, waiting for it.
 
         Raises:
@@ -199,7 +234,7 @@ class Conductor:
             LeaseLost: If another epoch has begun, or the worker lags too far.
         """
         with self.turn:
-            if step == self.committed + 1 and epoch == self._formed and not self._step.chosen:
+            if step == self.committed + 1 and epoch == self._formed and not self._step.chosen and len(values):
                 self._step.parts[worker] = values
                 self._choose(step)
             while True:
@@ -215,7 +250,7 @@ class Conductor:
     def _choose(self, step: int) -> None:
         """Close the step's list once enough have come; those who come later are left out."""
         here, names = self._step.parts, self.members.names
-        backup = min(self.controller.plan(step).backup, len(names) - 1)
+        backup = self._backup(step)
         if len(here) < len(names) - backup:
             return
         self._step.chosen = tuple(name for name in names if name in here)
@@ -251,11 +286,13 @@ class Conductor:
                     return self._decided(worker, step, known)
                 if epoch != self.members.epoch or epoch != self._formed or worker not in self.members:
                     return {"decision": "redo"}
-                if worker not in self._step.votes:
-                    self._step.votes[worker] = vote
-                    if self._step.votes.keys() >= set(self._step.chosen or self.members.names):
+                self._step.votes[worker] = vote
+                if self._step.votes.keys() >= set(self._step.chosen or self.members.names):
+                    try:
                         self._commit(step)
                         continue
+                    except StoreError as error:  # a full disk, say; nothing was recorded
+                        _log.warning("step %d is not durable yet: %s", step, error)
                 self.turn.wait(WAKE_S)
 
     def _decided(self, worker: str, step: int, known: int) -> dict[str, Any]:
@@ -273,21 +310,33 @@ class Conductor:
             self._record(step, work, epoch, active)
         rows = sum(piece.rows for name in active for piece in work.parts[name])
         result = Result(step, epoch, rows, active, max(vote.newest for vote in turn.votes.values()), turn.sums)
-        self.committed, self.results[step] = step, result
+        self.committed, self.results[step], self._step = step, result, Turn()
+        self.turn.notify_all()
+        try:
+            self.tables.committed(step, epoch, active)
+            self._after(result, work, turn)
+        except HeadraceError as error:
+            self.fail(error)
+        except Exception as error:  # noqa: BLE001 - the step counts: the run must not go on with half of this done
+            self.fail(ClusterError(f"Step {step}, after its commit", got=f"{type(error).__name__}: {error}"))
+
+    def _after(self, result: Result, work: StepWork, turn: Turn) -> None:
+        """Do what follows a commit: what was left out goes back, speeds are noted, the next step is cut."""
+        step, now = result.step, time.monotonic()
         self.results.pop(step - SUMS_KEPT, None)
-        self.sequence.give_back([piece for name, own in work.parts.items() if name not in workers for piece in own])
+        out = [piece for name, own in work.parts.items() if name not in result.workers for piece in own]
+        self.sequence.give_back(out)
         del self.works[step]
-        now = time.monotonic()
         for name, vote in turn.votes.items():
             if vote.rows:
                 self.controller.record_step(name, step, vote.rows, vote.seconds)
-        self._step = Turn()
-        self.tables.committed(step, epoch, active)
         self.controller.tick(now, step)
-        self._plan_ahead()
         if self._on_commit is not None:
             self._on_commit(result)
-        self.turn.notify_all()
+        try:
+            self._plan_ahead()
+        except StoreError as error:  # leases are not durable: they are taken anew
+            self._changed("disk", "", str(error), now)
 
     def _record(self, step: int, work: StepWork, epoch: int, active: Sequence[str]) -> None:
         """Let the queue record what the step consumes; an error is the run's: workers ask again until it is durable."""
@@ -308,6 +357,11 @@ class Conductor:
                 self.ended = not self.works and bool(self.queue.finished)
                 return
             self.works[step] = work
+
+    def _backup(self, step: int) -> int:
+        """Return how many workers a step does not wait for: none where it has fewer rows than usual."""
+        backup, work = min(self.controller.plan(step).backup, len(self.members) - 1), self.works.get(step)
+        return backup if work is not None and work.rows == sum(self._sizes(step).values()) else 0
 
     def _sizes(self, step: int) -> dict[str, int]:
         plan, names = self.controller.plan(step), self.members.names
@@ -338,8 +392,7 @@ class Conductor:
         """Return the plans of steps after a known one, as a worker gets them."""
         told = []
         for step in sorted(number for number in self.works if number > known):
-            plan, work = self.controller.plan(step), self.works[step]
-            backup = min(plan.backup, len(self.members) - 1)
+            plan, work, backup = self.controller.plan(step), self.works[step], self._backup(step)
             rows = work.rows if not backup else work.rows * (len(self.members) - backup) // len(self.members)
             told.append({"step": step, "rows": rows, "rate": plan.rate,
                          "accumulation": plan.accumulation.get(worker, 1),
@@ -351,8 +404,8 @@ class Conductor:
     def poison(self, worker: str, epoch: int, step: int, rows: Sequence[tuple[str, int, int, str]], error: str) -> None:
         """Quarantine rows that cannot be read or learned, given as shard, fence, position and error; others go on.
 
-        A worker whose rows are all right says so too, because a loss that is not finite is everybody's; where nobody
-        finds a row at fault, the error ends the run.
+        A worker whose rows are all right says so too, because a loss that is not finite is everybody's, and waits for
+        the others; where nobody finds a row at fault, the error ends the run.
         """
         with self.turn:
             if epoch != self.members.epoch or step != self.committed + 1:
@@ -361,6 +414,8 @@ class Conductor:
             if not rows and self._step.fine >= set(self.members.names):
                 self.fail(NonFiniteLoss(f"Step {step}", got=error, expected="finite numbers",
                                         do="No single row is at fault: lower the learning rates."))  # fmt: skip
+            while not rows and epoch == self.members.epoch and self.failed is None:
+                self.turn.wait(WAKE_S)  # somebody else is still looking
             if not rows:
                 return
             grants = {(piece.grant.shard, piece.grant.fence): piece.grant

@@ -53,6 +53,7 @@ class ElasticConfig:
         start_s: How long the head waits for all workers before it begins with those that are there.
         checkpoint_every: Steps between two checkpoints; 0: only at the end.
         audit: Count in a table of the model how often each example was learned.
+        checkpoints: Folder of checkpoints, which head and servers must see alike; None: in the run's folder.
         publish: Publish the result as version 0 of the folder, as a fit does.
         seed: Of the order of examples and of random numbers; None: as the recipe says.
         remote: Whether processes may listen on addresses that other machines can reach.
@@ -84,6 +85,7 @@ class ElasticConfig:
     checkpoint_every: int = 0
     audit: bool = True
     publish: bool = True
+    checkpoints: Path | None = None
     seed: int | None = None
     remote: bool = False
 
@@ -125,6 +127,11 @@ class ElasticConfig:
         }
         return replace(made, **changes)
 
+    @property
+    def saved_in(self) -> Path:
+        """Folder of checkpoints."""
+        return self.checkpoints or self.folder / "checkpoints"
+
     def write(self) -> Path:
         """Write the settings to the run's folder, where its processes read them."""
         self.folder.mkdir(parents=True, exist_ok=True)
@@ -135,6 +142,7 @@ class ElasticConfig:
     def to_json(self) -> dict[str, Any]:
         """Return the settings as plain JSON values."""
         values = asdict(self) | {"folder": str(self.folder), "arguments": dict(self.arguments)}
+        values["checkpoints"] = str(self.saved_in)
         values["pattern"] = None if self.pattern is None else self.pattern.to_json()
         values["solution"] = None if self.solution is None else dict(self.solution)
         return values
@@ -156,7 +164,9 @@ class ElasticConfig:
         pattern = values.pop("pattern")
         known = {name: value for name, value in values.items() if name in ElasticConfig.__dataclass_fields__}
         made = None if pattern is None else Pattern.from_json(pattern)
-        return ElasticConfig(**known | {"folder": folder, "pattern": made, "settings": tuple(values["settings"])})
+        return ElasticConfig(**known | {
+            "folder": folder, "pattern": made, "settings": tuple(values["settings"]),
+            "checkpoints": Path(values["checkpoints"])})  # fmt: skip
 
 
 def _recipe(name: str) -> Any:

@@ -18,10 +18,13 @@ from headrace.elastic.config import ElasticConfig
 from headrace.elastic.head_start import METHODS
 from headrace.elastic.job import SOURCE, Job
 from headrace.elastic.membership import Membership
+from headrace.elastic.recovery import Recovery
+from headrace.elastic.relief import Relief
 from headrace.elastic.server_side import ServerSide
-from headrace.errors import ClusterError, HeadraceError
+from headrace.elastic.stream import Inflow
+from headrace.errors import HeadraceError
 from headrace.publish.durable_files import write_whole
-from headrace.runtime.actions import action_from_json, action_json
+from headrace.runtime.actions import Add, Remove, Restart, action_from_json, action_json
 from headrace.runtime.controller import Controller, ControllerConfig, read_decisions
 from headrace.runtime.frames import Reply, Request
 from headrace.runtime.solutions import Static, solution_from_json
@@ -46,19 +49,23 @@ class Head:
     def __init__(self, config: ElasticConfig, secret: bytes) -> None:
         self.config, self.folder, self.job = config, config.folder, Job(config)
         self.queue = ShardQueue(self.folder / "queue.db", self.job.queue_config(), durability=config.durability)
-        self.queue.add(SOURCE, len(self.job.splits.train))
-        self.rows = len(self.job.splits.train) * self.job.fit.epochs
+        self.inflow = Inflow(self.queue, SOURCE, self.job.splits.train, self.job.fit.batch_rows)
+        self.rows = self.inflow.rows(self.job.fit.epochs)
         solution = Static() if config.solution is None else solution_from_json(config.solution)
-        self.controller = Controller(solution, ControllerConfig(batch=self.job.fit.batch_rows),
-                                     log=self.folder / "decisions.jsonl")  # fmt: skip
+        settings = ControllerConfig(batch=self.job.fit.batch_rows, rows=self.rows)
+        self.controller = Controller(solution, settings, log=self.folder / "decisions.jsonl")
         self.members = Membership(self.folder / "epoch.json", config.silence_s)
         self.servers = ServerSide(config.servers, self.job.tables, secret)
+        self.recovery = Recovery(config.saved_in, self.servers, self.queue, config.checkpoint_every,
+                                 dense_at_servers=config.mode == "async")  # fmt: skip
+        self._recovering = threading.Lock()
         self.conductor: Any = self.conduct()
         self.report: dict[str, Any] | None = None
         self.began = time.time()
         self._steps = (self.folder / "steps.jsonl").open("a", encoding="utf-8", buffering=1)
         self._leader, self._seen_whole = "", False
         self._stopped = threading.Event()
+        self.relief = Relief(self.servers, self.controller, lambda: self.conductor.turn)
 
     def conduct(self) -> Any:
         """Return what decides about steps."""
@@ -125,10 +132,10 @@ class Head:
                               str(fields["error"]))  # fmt: skip
 
     def _answer_saves(self, request: Request) -> dict[str, Any]:
-        return {"save": False}
+        return {"save": self.recovery.wanted(int(request.fields["step"]))}
 
     def _answer_save(self, request: Request) -> None:
-        raise ClusterError("Checkpoint", got="a state that nobody asked for")
+        self.recovery.deliver(int(request.fields["step"]), request.fields, request.arrays)
 
     def _answer_leave(self, request: Request) -> None:
         self.conductor.left(str(request.fields["worker"]), str(request.fields.get("reason", "it left")))
@@ -158,16 +165,36 @@ class Head:
         return self.servers.record.fields()
 
     def _answer_set_server(self, request: Request) -> None:
-        if self.servers.set_server(int(request.fields["number"]), str(request.fields["address"])):
-            self.servers.begin(self.queue)
+        told = request.fields
+        if self.servers.set_server(int(told["number"]), str(told["address"]), str(told.get("process", ""))):
+            self.meet_servers()
+
+    def meet_servers(self) -> None:
+        """Let new servers begin, or meet those that live; where they lack what was committed, go back."""
+        with self._recovering:
+            if self.servers.ready:
+                return
+            if not self.servers.begin(self.queue):
+                self._go_back("a table server lost its tables")
             with self.conductor.turn:
                 self.conductor.turn.notify_all()
+
+    def _go_back(self, reason: str) -> None:
+        """Bring servers, queue and workers to the newest checkpoint."""
+        begun = time.monotonic()
+        with self.conductor.turn:
+            self.servers.ready = False
+            step, fields, arrays = self.recovery.restore(sorted(self.servers.record.servers))
+            self.conductor.go_back(step, fields, arrays)
+            self.servers.ready = True
+            self.members.forgive(time.monotonic())
+        _log.warning("%s: everything went back to step %d in %.3f s", reason, step, time.monotonic() - begun)
 
     # Orders --------------------------------------------------------------------------------------------------------
 
     def _answer_orders(self, request: Request) -> dict[str, Any]:
         with self.conductor.turn:
-            return {"orders": [action_json(order) for order in self.controller.orders()]}
+            return {"orders": [action_json(order) for order in self.controller.orders(Restart, Add, Remove)]}
 
     def _answer_ordered(self, request: Request) -> None:
         with self.conductor.turn:
@@ -180,6 +207,7 @@ class Head:
         line = {"step": result.step, "epoch": result.epoch, "rows": result.rows, "workers": list(result.workers),
                 "time": time.time(), "monotonic": time.monotonic()}  # fmt: skip
         self._steps.write(json.dumps(line) + "\n")
+        self.recovery.committed(result.step)
 
     def _answer_status(self, request: Request) -> dict[str, Any]:
         self._seen_whole = self._seen_whole or self.report is not None
@@ -208,6 +236,8 @@ class Head:
                 "error": None if conductor.failed is None else str(conductor.failed),
                 "events": [asdict(event) for event in self.members.events[-20:]],
             }  # fmt: skip
+        if self.inflow.lag is not None:
+            known["lag"] = {SOURCE: self.inflow.lag}
         known["quarantined"] = [
             {"source": row.source, "epoch": row.epoch, "row": row.row, "error": row.error}
             for row in self.queue.quarantined()[:20]
@@ -222,6 +252,7 @@ class Head:
     def run(self, wire: Server) -> None:
         """Watch over silence until the run has ended and everybody has gone."""
         last, written, ended = time.monotonic(), 0.0, time.monotonic()
+        self.relief.start()
         while not self._stopped.wait(min(self.config.heartbeat_s, STATUS_S) / 2):
             now = time.monotonic()
             self._watch(now, now - last)
@@ -241,7 +272,12 @@ class Head:
                 self.members.forgive(now)  # this process stood still itself
             for worker in self.members.silent(now):
                 self.conductor.left(worker, f"silent for more than {self.config.silence_s:g} s")
+            self.inflow.look(now, self.controller)
             self.conductor.nudge()
+            lost = self.servers.ready and self.conductor.homeless()
+        if lost:
+            with self._recovering:
+                self._go_back("all workers were lost")
 
     def _write_status(self, address: str) -> None:
         folder = self.folder / "status"
@@ -255,6 +291,7 @@ class Head:
     def close(self) -> None:
         """Stop."""
         self._stopped.set()
+        self.relief.close()
         self.servers.close()
         self._steps.close()
         self.queue.shut()

@@ -15,6 +15,8 @@ from headrace.errors import DataError, HeadraceError, NumericError
 from headrace.learn import RankLearner
 from headrace.types import Batch
 
+PROBES = 5
+"""Rows that are looked at first; where all of them are bad, no row is at fault."""
 Test = Callable[[Sequence[Piece]], str]
 """Returns what is wrong with the rows of pieces; '' for nothing."""
 
@@ -38,8 +40,17 @@ def bad_rows(reader: RowReader, learner: RankLearner, plan: Plan, error: Headrac
         except (DataError, NumericError) as found:  # from reading, or an objective that looks at its labels
             return str(found)
 
+    singles = _some(plan.pieces)
+    if len(singles) > 2 and all(test([single]) for single in singles):
+        return []  # whatever row it is: the weights are at fault
     return [[piece.grant.shard, piece.grant.fence, piece.start, reason]
             for whole in plan.pieces for piece, reason in halved(whole, test)]  # fmt: skip
+
+
+def _some(pieces: Sequence[Piece]) -> list[Piece]:
+    """Return a few single rows of pieces."""
+    rows = [Piece(piece.grant, place, place + 1) for piece in pieces for place in range(piece.start, piece.stop)]
+    return rows[:: max(len(rows) // PROBES, 1)][:PROBES]
 
 
 def halved(piece: Piece, test: Test) -> list[tuple[Piece, str]]:
@@ -58,8 +69,9 @@ def _loss_of(learner: RankLearner, batch: Batch) -> str:
     """Return what is wrong with the loss or a gradient of examples; nothing is changed."""
     with learner.untouched():
         loss = learner.objective(learner.model, batch)
-        if not math.isfinite(float(loss.total)):
-            return f"a loss of {float(loss.total)}"
+        total = float(loss.total.detach())
+        if not math.isfinite(total):
+            return f"a loss of {total}"
         loss.total.backward()  # type: ignore[no-untyped-call]
         for name, parameter in learner.model.named_parameters():
             if parameter.grad is not None and not bool(torch.isfinite(parameter.grad).all()):

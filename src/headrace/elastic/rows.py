@@ -46,6 +46,7 @@ class RowReader:
     def __init__(self, examples: ExampleSet, shard_rows: int) -> None:
         self._examples, self._shard_rows = examples, shard_rows
         self._whole = examples.batch if isinstance(examples, InMemory) else None
+        self._grows = bool(getattr(examples, "grows", False))
         self._shards: OrderedDict[int, Batch] = OrderedDict()
 
     def __len__(self) -> int:
@@ -62,7 +63,7 @@ class RowReader:
         Raises:
             DataError: If they cannot be read.
         """
-        if self._whole is None and len(self) <= IN_MEMORY_ROWS:
+        if self._whole is None and not self._grows and len(self) <= IN_MEMORY_ROWS:
             self._whole = next(iter(self._examples.batches(len(self))))
         if self._whole is not None:
             return taken(self._whole, torch.from_numpy(np.ascontiguousarray(numbers)))
@@ -79,6 +80,8 @@ class RowReader:
             batches: Any = self._examples.batches(self._shard_rows)
             batches.seek({"epoch": 0, "row": shard * self._shard_rows})
             found = next(batches)
+        if self._grows and len(found) < self._shard_rows:
+            return found  # the newest rows: the next look finds more of them
         self._shards[shard] = found
         while len(self._shards) > SHARDS_KEPT:
             self._shards.popitem(last=False)

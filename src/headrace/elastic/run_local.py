@@ -77,7 +77,7 @@ class _Run:
         self.cpu_s: dict[str, dict[int, float]] = {}
         self.first_cpu_s: dict[str, float] | None = None
         self._head: tuple[str, Connection] | None = None
-        self._told: dict[int, str] = {}
+        self._told: dict[int, tuple[str, int | None, int | None]] = {}
         self._telling = threading.Lock()
 
     def _command(self, role: str, index: int) -> RoleCommand:
@@ -124,16 +124,18 @@ class _Run:
                 return self._report(status, whole=True)
 
     def _tell_servers(self) -> None:
-        """Tell the head where servers listen, also those that were started again."""
+        """Tell the head where servers listen: those that were started again, and a head that was."""
         with contextlib.suppress(HeadraceError):
             while self.crew.names("server"):
                 for name in self.crew.names("server"):
                     number = int(name.rpartition("-")[2])
                     with contextlib.suppress(WorkerLost):
                         address = self.launcher.address(name, timeout_s=1.0)
-                        if self._told.get(number) != address:
-                            self._call_aside("set_server", {"number": number, "address": address})
-                            self._told[number] = address
+                        now = (address, self.launcher.pid(name), self.launcher.pid(HEAD))
+                        if self._told.get(number) != now:
+                            fields = {"number": number, "address": address, "process": str(now[1])}
+                            self._call_aside("set_server", fields)
+                            self._told[number] = now
                 time.sleep(LOOK_S)
 
     def _call_aside(self, method: str, fields: Mapping[str, Any]) -> None:

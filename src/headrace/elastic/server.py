@@ -24,7 +24,7 @@ def run_server(folder: Path, me: Launched) -> None:
     """
     config = ElasticConfig.read(folder)
     number = int(me.name.rpartition("-")[2])
-    job, copies = Job(config), ElasticCheckpoint(folder / "checkpoints").tables
+    job, copies = Job(config), ElasticCheckpoint(config.saved_in).tables
     copies.mkdir(parents=True, exist_ok=True)
     dense = dense_part(job) if config.mode == "async" and number == 0 else None
     wire, server = serve_tables(number, job.tables, secret_of(folder), address=f"{me.host}:0", folder=copies,

@@ -40,15 +40,21 @@ class ServerSide:
         self.directory: Directory[Any] = Directory(self.record.fields, lambda address: ServerClient(address, secret))
         self.applier: Applier | None = None
         self.ready = False
-        self._given: dict[int, str] = {}
+        self._given: dict[int, tuple[str, str]] = {}
         self._lock = threading.RLock()
 
-    def set_server(self, number: int, address: str) -> bool:
-        """Note where a server listens; return whether all are there and have to be given their tables."""
+    def set_server(self, number: int, address: str, process: str = "") -> bool:
+        """Note where a server listens; return whether all are there and have to be given their tables.
+
+        Args:
+            number: Which server.
+            address: Where it listens.
+            process: Which process it is: one that was started again may listen where the one before it did.
+        """
         with self._lock:
-            if self._given.get(number) != address:
+            if self._given.get(number) != (address, process):
                 self.ready = False
-            self._given[number] = address
+            self._given[number] = (address, process)
             self.record.set_server(number, address)
             return not self.ready and len(self._given) >= self.count
 
@@ -57,22 +63,29 @@ class ServerSide:
         with self._lock:
             return len(self._given) >= self.count
 
-    def begin(self, queue: ShardQueue) -> None:
+    def begin(self, queue: ShardQueue) -> bool:
         """Give new servers their buckets, empty; or meet servers that live since before this head.
 
+        Returns:
+            Whether they hold what was committed; if not, all have to go back to a checkpoint.
+
         Raises:
-            HeadraceError: If a server does not answer, or holds less than what was committed and decided since.
+            HeadraceError: If a server does not answer.
         """
         with self._lock:
             self.record.moved(BucketMap.even(sorted(self._given), version=1))
             self.directory.refresh()
             applied = [int(self.directory.client(number).stats()["applied"]) for number in self.directory.servers]
             last = max(queue.last_step, 0)
-            if last and min(applied) > 0:
+            told = {step for step, _ in queue.decided(min(applied) + 1)}
+            if not last and not max(applied):
+                self.give(self.record.map, 0)
+            elif min(applied) > 0 and max(applied) <= last and told >= set(range(min(applied) + 1, last + 1)):
                 self._meet(queue, min(applied))
             else:
-                self.give(self.record.map, 0)
+                return False
             self.ready = True
+            return True
 
     def give(self, buckets: BucketMap, applied: int) -> None:
         """Let every server begin with nothing in its buckets."""

@@ -11,7 +11,13 @@ from headrace.runtime.work_queue import Contribution
 
 
 class Tables(Protocol):
-    """What the head tells the table servers."""
+    """What the head tells the table servers.
+
+    Attributes:
+        ready: Whether they hold what was committed; workers wait while they do not.
+    """
+
+    ready: bool
 
     def committed(self, step: int, epoch: int, workers: Sequence[str]) -> None:
         """Let the servers take a step: what these workers have prepared in this epoch, in this order."""

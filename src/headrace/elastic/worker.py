@@ -178,20 +178,25 @@ class Worker:
         if lacking and place["donor"] == self.name:
             fields, arrays = pack_state(dense_state(self.learner))
             self.call("hand_over", {"epoch": epoch, "newest": self.step.newest_time, **fields}, arrays)
-        if self.name in lacking:
+        if self.name in lacking and committed == 0:
+            self._begin_anew()
+        elif self.name in lacking:
             reply = self.call("handed", {"epoch": epoch})
             load_dense_state(self.learner, unpack_state(reply.fields, reply.arrays))
             self.step.newest_time = int(reply.fields.get("newest", 0))
             self.taken = committed
         self.remote.after = committed
-        if place.get("save"):
-            self._save(committed)
         if self.config.sums == "gloo":
             self._group = GlooGroup(str(place["meeting"]), epoch, int(place["rank"]), size, self.me.host)
             self.step.summer = self._group
             self.agent.watch(epoch, self._group.abort)
         else:
             self.step.summer = HeadSum(self.call, self.name, epoch, lambda: self.taken + 1)
+
+    def _begin_anew(self) -> None:
+        """Forget what was learned: the run begins again."""
+        self.learner = self.job.learner(self.remote.tables, self.step)
+        self.step.newest_time, self.taken, self.learned = 0, 0, 0
 
     def _take_plans(self, told: list[Mapping[str, Any]]) -> None:
         for fields in told:
@@ -210,7 +215,7 @@ class Worker:
     def _learn_next(self) -> None:
         plan = self._plans.get(self.taken + 1)
         if plan is None:
-            self._wait_for_plan()
+            self._without_plan()
             return
         self.step.plan = plan
         for group, rate in zip(self.learner.optimizer.param_groups, self.rates, strict=True):
@@ -235,6 +240,16 @@ class Worker:
         del self._plans[plan.step]
         if self.config.checkpoint_every and plan.step % self.config.checkpoint_every == 0:
             self._save(plan.step)
+
+    def _without_plan(self) -> None:
+        """Wait for the next plan; or catch up, where the others took that step already."""
+        if self._known <= self.taken + 1 or self.config.sums != "head":
+            self._wait_for_plan()
+            return
+        try:
+            HeadSum(self.call, self.name, self.step.epoch, lambda: self.taken + 1).sum_(torch.zeros(0))
+        except Late as late:
+            self._catch_up(late)
 
     def _wait_for_plan(self) -> None:
         """Ask for the next plan: the queue may have nothing just now."""

@@ -82,6 +82,8 @@ class RankLearner:
         self.config = config or LearnerConfig()
         self._names, self._settings = parameter_names(model, optimizer), optimizer_settings(optimizer)
         self._pace = DensePace(optimizer, self.config.dense_schedule)
+        self._named = dict(model.named_parameters())  # a walk over all modules takes as long as a small layer
+        self._learned = {*self._named.values(), *(p for group in optimizer.param_groups for p in group["params"])}
         require(any(module is collection for module in model.modules()), "Model", got="no embedding collection inside",
                 expected="the collection that the learner is given", do="Build the model over it.")  # fmt: skip
         elsewhere = sorted({str(p.device) for p in model.parameters() if p.device.type != "cpu"})
@@ -195,7 +197,7 @@ class RankLearner:
         total = self._together.add_gradients(self.model, total)
         if not self._together.knows_loss:
             self._require_finite(total, batch, f"a loss of {float(total)}")
-        gradients = {name: p.grad for name, p in self.model.named_parameters() if p.grad is not None}
+        gradients = {name: p.grad for name, p in self._named.items() if p.grad is not None}
         if scale != 1:
             for gradient in gradients.values():
                 gradient.div_(scale)
@@ -243,7 +245,8 @@ class RankLearner:
 
     def _drop_gradients(self) -> None:
         self.collection.discard()
-        self.optimizer.zero_grad(set_to_none=True)
+        for parameter in self._learned:
+            parameter.grad = None
 
     def _table_marks(self) -> dict[str, int]:
         return {name: table.mark() for name, table in self.tables.items()}

@@ -19,7 +19,7 @@ from headrace.elastic.table_wire import serve_tables
 from headrace.elastic.worker import Worker
 from headrace.errors import HeadraceError
 from headrace.runtime.launch import Launched
-from headrace.runtime.wire import Server, secret_of
+from headrace.runtime.wire import Connection, Server, secret_of
 
 
 class Cluster:
@@ -31,16 +31,13 @@ class Cluster:
         self.secret = secret_of(config.folder, create=True)
         self.head = Head(config, self.secret)
         self.wire = Server(self.head.methods(), secret=self.secret, closed=self.head.closed)
-        (config.folder / "copies").mkdir(exist_ok=True)
-        self.servers = [serve_tables(number, Job(config).tables, self.secret, folder=config.folder / "copies")
-                        for number in range(config.servers)]  # fmt: skip
+        self.servers: dict[int, tuple[Server, Any]] = {}
         self.workers: dict[str, Worker] = {}
         self.threads: dict[str, threading.Thread] = {}
         self.errors: dict[str, BaseException] = {}
-        for number, (wire, _) in enumerate(self.servers):
-            if self.head.servers.set_server(number, wire.address):
-                self.head.servers.begin(self.head.queue)
         threading.Thread(target=self.head.run, args=(self.wire,), daemon=True).start()
+        for number in range(config.servers):
+            self._serve(number)
 
     def start(self, *names: str) -> None:
         """Start workers."""
@@ -73,6 +70,39 @@ class Cluster:
         worker._connection.close()
         worker._group.abort()
 
+    def die(self, name: str) -> None:
+        """Let a worker die, and forget it."""
+        self.cut_off(name)
+        self.threads.pop(name).join(20)
+        self.errors.pop(name, None)
+        del self.workers[name]
+
+    def restart_server(self, number: int) -> None:
+        """Let a table server die, and start another one in its place."""
+        self.servers[number][0].close()
+        self._serve(number)
+
+    def _serve(self, number: int) -> None:
+        copies = self.config.saved_in / "tables"
+        copies.mkdir(parents=True, exist_ok=True)
+        wire, server = serve_tables(number, Job(self.config).tables, self.secret, folder=copies)
+        self.servers[number] = (wire, server)
+        with Connection(self.wire.address, self.secret) as connection:
+            connection.call("set_server", {"number": number, "address": wire.address})
+
+    def restart_head(self) -> None:
+        """Let the head die, and start another one where it listened."""
+        address = self.wire.address
+        self.head._stopped.set()
+        self.wire.close()
+        self.head.queue.shut()
+        self.head = Head(self.config, self.secret)
+        self.wire = Server(self.head.methods(), address, self.secret, closed=self.head.closed)
+        threading.Thread(target=self.head.run, args=(self.wire,), daemon=True).start()
+        for number, (wire, _) in self.servers.items():
+            with Connection(address, self.secret) as connection:
+                connection.call("set_server", {"number": number, "address": wire.address})
+
     def weights(self) -> dict[str, torch.Tensor]:
         """Return dense weights of the first worker and all rows of the tables, by name."""
         worker = next(worker for name, worker in self.workers.items() if name not in self.errors)
@@ -88,7 +118,7 @@ class Cluster:
             worker.agent.stop()
         self.head.close()
         self.wire.close()
-        for wire, _ in self.servers:
+        for wire, _ in self.servers.values():
             wire.close()
 
 
