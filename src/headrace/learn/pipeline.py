@@ -6,10 +6,11 @@ chosen while it runs (how far ahead, how many decoding threads) can be seen in t
 
 from __future__ import annotations
 
+import itertools
 import math
 import os
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Literal
@@ -28,6 +29,9 @@ TUNE_BATCHES = 16
 """Batches between two looks at the waiting."""
 TOLERATED = 0.01
 """Share of the time that may be waited without a change."""
+CHEAP = 0.05
+"""Share of the time up to which reading is cheaper between the steps than on a thread, which takes turns with the
+learner's Python and a core from its arithmetic."""
 KEEPS_UP = 0.8
 """A reader that needs less than this share of a step for a batch keeps up on average: only its long ones hurt."""
 
@@ -38,7 +42,7 @@ class PipelineConfig:
 
     Attributes:
         depth: Batches that may wait for the learner; 0: each is read when it is needed. None: chosen while it runs,
-            from how long reading and learning take.
+            from how long reading and learning take; batches that are quickly read are read between the steps then.
         max_bytes: Memory of the batches that wait; one more is in the making.
         workers: Threads that decode files at once, where the examples can be decoded so (`ExampleFiles`). None: as
             the examples say, and more where the learner would wait.
@@ -84,29 +88,26 @@ class Pipeline:
         own = self.config.depth
         self.depth = FIRST_DEPTH if own is None else own
         self.workers = self.config.workers
+        self.between = own == 0
         self._stats, self._seconds = ReadStats(), 0.0
+        self._cheap, self._between_s = 0.0, 0.0
 
     @contextmanager
     def over(self, batches: Iterator[Batch]) -> Iterator[Iterator[Batch]]:
         """Give an iterator over the same batches; what waits in it is dropped at the end of the context."""
         if self.workers is not None and hasattr(batches, "workers"):
             batches.workers = self.workers
-        if not self.depth:
-            yield self._plain(batches)
-            return
-        most = self.config.max_bytes
-        with ReadAhead(batches, depth=self.depth, max_bytes=most, times=self.times, made=self._made) as ahead:
-            began = time.perf_counter()
-            try:
-                yield self._tuned(ahead, batches)
-            finally:
-                self._seconds += time.perf_counter() - began
-                self._sum(ahead.stats)
+        reading = self._read(batches)
+        try:
+            yield reading
+        finally:
+            reading.close()
 
     def chosen(self) -> str:
         """Return a sentence: how far ahead, how many threads, and how much the learner waited all the same."""
-        if not self.depth:
-            return "each batch was read when it was needed (depth 0)"
+        if self.between:
+            share = "" if not self._between_s else f", {self._cheap / self._between_s:.1%} of the time"
+            return f"each batch was read when it was needed (depth 0){share}"
         stats, items = self._stats, max(self._stats.items, 1)
         threads = "" if not self.workers else f", {self.workers} threads decoded"
         waited = stats.waited_s / self._seconds if self._seconds else 0.0
@@ -115,25 +116,60 @@ class Pipeline:
                 f"reading took {1e3 * stats.read_s / items:.2f} ms a batch beside {step_ms:.2f} ms of learning, "
                 f"the learner waited {waited:.1%} of the time")  # fmt: skip
 
-    def _plain(self, batches: Iterator[Batch]) -> Iterator[Batch]:
-        while True:
+    def _read(self, batches: Iterator[Batch]) -> Generator[Batch]:
+        while not (yield from self._between(batches) if self.between else self._ahead(batches)):
+            pass
+
+    def _between(self, batches: Iterator[Batch]) -> Generator[Batch, None, bool]:
+        """Read between the steps; returns whether that was the end, else reading has become too slow for it."""
+        start, read_s = time.perf_counter(), 0.0
+        for place in itertools.count(1):
+            began = time.perf_counter()
             with self.times.stage("read"):
                 batch = next(batches, None)
+                if batch is not None and self._made is not None:
+                    self._made(batch)
+            read_s += time.perf_counter() - began
             if batch is None:
-                return
-            yield batch
-
-    def _tuned(self, ahead: ReadAhead[Batch], batches: Iterator[Batch]) -> Iterator[Batch]:
-        look = _Look.now(ahead.stats)
-        for place, batch in enumerate(ahead, 1):
+                break
             yield batch
             if place % TUNE_BATCHES == 0:
-                self._tune(look, ahead, batches)
-                look = _Look.now(ahead.stats)
+                seconds = time.perf_counter() - start
+                self._cheap, self._between_s = self._cheap + read_s, self._between_s + seconds
+                if self.config.depth is None and read_s > 2 * CHEAP * seconds:
+                    self.between = False
+                    return False
+                start, read_s = time.perf_counter(), 0.0
+        return True
 
-    def _tune(self, look: _Look, ahead: ReadAhead[Batch], batches: Iterator[Batch]) -> None:
+    def _ahead(self, batches: Iterator[Batch]) -> Generator[Batch, None, bool]:
+        """Read on a thread; returns whether that was the end, else reading is so quick that it needs none."""
+        with ReadAhead(batches, depth=self.depth, max_bytes=self.config.max_bytes, times=self.times,
+                       made=self._made) as ahead:  # fmt: skip
+            began, look = time.perf_counter(), _Look.now(ahead.stats)
+            try:
+                for place, batch in enumerate(ahead, 1):
+                    yield batch
+                    if place % TUNE_BATCHES:
+                        continue
+                    since = look.until(ahead.stats)
+                    if self._is_cheap(since, batches):
+                        self.between = True
+                        yield from ahead.rest()
+                        return False
+                    self._tune(since, ahead, batches)
+                    look = _Look.now(ahead.stats)
+            finally:
+                self._seconds += time.perf_counter() - began
+                self._sum(ahead.stats)
+        return True
+
+    def _is_cheap(self, since: _Look, batches: Iterator[Batch]) -> bool:
+        waits = hasattr(batches, "interrupt")  # a stream: `next` may take for ever
+        return self.config.depth is None and not waits and since.read_s < CHEAP * since.seconds
+
+    def _tune(self, since: _Look, ahead: ReadAhead[Batch], batches: Iterator[Batch]) -> None:
         """Do what is missing, where nobody has set it."""
-        since = look.until(ahead.stats)
         wanted = missing(since.seconds, since.read_s, since.waited_s)
         if wanted == "depth" and self.config.depth is None:
             step_s = max(since.seconds - since.waited_s, 1e-9) / TUNE_BATCHES

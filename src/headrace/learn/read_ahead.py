@@ -6,6 +6,7 @@ make. Nothing is lost when the process dies, because nothing that waits counts a
 
 from __future__ import annotations
 
+import contextlib
 import threading
 import time
 import weakref
@@ -219,6 +220,22 @@ class ReadAhead(Generic[Item]):
             self._thread.join()
         self._thread, self._ended = None, True
         self._shared.ready.clear()
+
+    def rest(self) -> Iterator[Item]:
+        """End the thread and give what it has made; whoever goes on then asks the items themselves.
+
+        Raises:
+            Exception: The reader's error, in the place of the item that it could not make.
+        """
+        with self._shared.changed:
+            self._shared.stopped = True
+            self._shared.changed.notify_all()
+        if self._thread is not None:
+            self._thread.join()
+        while self._shared.ready and not self._ended:
+            with contextlib.suppress(StopIteration):
+                yield next(self)
+        self.close()
 
     def __enter__(self) -> Self:
         return self

@@ -62,6 +62,7 @@ def test_what_a_waiting_learner_lacks(seconds: float, read_s: float, waited_s: f
 
 def test_late_batches_make_it_read_further_ahead(monkeypatch) -> None:
     monkeypatch.setattr(module, "missing", lambda *_: "depth")
+    monkeypatch.setattr(module, "CHEAP", 0.0)  # always on a thread
     pipeline, decoding = Pipeline(), Decoding()
     with pipeline.over(decoding) as ahead:
         list(ahead)
@@ -136,3 +137,50 @@ def test_settings_that_cannot_work() -> None:
     for wrong in ({"depth": -1}, {"max_bytes": 0}, {"workers": -1}):
         with pytest.raises(ConfigError):
             PipelineConfig(**wrong)
+
+
+def test_quick_batches_are_read_between_the_steps(monkeypatch) -> None:
+    monkeypatch.setattr(module, "CHEAP", 1e9)  # whatever the machine does meanwhile
+    times = StageTimes()
+    pipeline = Pipeline(times=times)
+    with pipeline.over(iter(BATCHES)) as ahead:
+        assert all(batch is other for batch, other in zip(ahead, BATCHES, strict=True))
+    assert pipeline.between
+    assert times.totals()["seconds"]["read"] > 0  # type: ignore[index]
+    assert "depth 0" in pipeline.chosen()
+    monkeypatch.setattr(module, "CHEAP", 0.0)
+    with pipeline.over(iter(BATCHES)) as ahead:  # it stays so, until reading turns out to be slow
+        assert all(batch is other for batch, other in zip(ahead, BATCHES, strict=True))
+    assert not pipeline.between
+    monkeypatch.setattr(module, "CHEAP", 1e9)
+    fixed = Pipeline(PipelineConfig(depth=2))
+    with fixed.over(iter(BATCHES)) as ahead:
+        assert len(list(ahead)) == len(BATCHES)
+    assert not fixed.between
+
+
+def test_a_reader_that_fails_says_so_where_it_failed_though_it_is_read_between(monkeypatch) -> None:
+    monkeypatch.setattr(module, "CHEAP", 1e9)
+
+    def failing() -> Iterator[Batch]:
+        yield from BATCHES[:40]
+        raise ValueError("torn file")
+
+    pipeline, seen = Pipeline(), 0
+    with pytest.raises(ValueError, match="torn file"), pipeline.over(failing()) as ahead:
+        for _ in ahead:
+            seen += 1
+    assert seen == 40
+
+
+def test_a_stream_is_never_read_between_the_steps(monkeypatch) -> None:
+    monkeypatch.setattr(module, "CHEAP", 1e9)
+
+    class Stream(Decoding):
+        def interrupt(self) -> None:
+            self.left = iter(())
+
+    pipeline = Pipeline()
+    with pipeline.over(Stream()) as ahead:
+        assert sum(1 for _ in zip(range(64), ahead, strict=False)) == 64
+    assert not pipeline.between
