@@ -23,7 +23,7 @@ RELATIVE = re.compile(r"\[(?P<text>[^\]]+)\]\((?P<target>(?![a-z]+:|#)[^)]+)\)")
 """A Markdown link to a file, not to an address or a heading."""
 GROUND = ("types", "protocols", "errors", "config", "loop")
 ROOMS = ("data", "feedback", "store", "nn", "objectives", "optim", "evaluate", "learn", "publish", "serve", "online",
-         "testing")  # fmt: skip
+         "ranking", "runtime", "elastic", "testing")  # fmt: skip
 PROJECT = {"Architecture": "ARCHITECTURE.md", "Contributing": "CONTRIBUTING.md", "Log of experiments": "LOG.md"}
 SECTIONS = ("Args", "Attributes", "Returns", "Raises", "Yields", "Shapes", "Cost", "Source", "Example", "Examples",
             "Thread-safety", "Layout", "Note")  # fmt: skip
@@ -148,7 +148,7 @@ def find(module: str, name: str, depth: int = 4) -> Definition | None:
         return None
     if name in (own := _definitions(path)):
         return own[name]
-    for node in ast.parse(path.read_text(encoding="utf-8")).body:
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):  # a lazy room imports for type checkers alone
         if isinstance(node, ast.ImportFrom) and node.module and node.module.startswith("headrace"):
             for alias in node.names:
                 if (alias.asname or alias.name) == name:
