@@ -139,5 +139,5 @@ class PreferenceLearner:
         steps, counts = state.get("steps"), [state.get(name) for name in ("examples", "batches")]
         if not isinstance(steps, dict) or not all(isinstance(count, int) for count in counts):
             raise CorruptSnapshot("Preference learner state", got=str(sorted(state)), expected="what state() returns")
-        self._steps.restore(cast(State, steps))
+        self._steps.restore(steps)
         self._examples, self._batches = cast("list[int]", counts)
