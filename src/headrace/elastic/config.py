@@ -38,8 +38,8 @@ class ElasticConfig:
         batch_rows: Rows of a step over all workers; None: as the recipe says.
         epochs: Passes over the training examples; None: as the recipe says.
         mode: `sync`: one step of all workers together. `async`: every worker learns from what the servers have.
-        max_staleness: In `async` mode, how many steps of others may lie between the parameters that a worker learns from
-            and its own step: faster workers wait as far as they must; None: nobody waits.
+        max_staleness: In `async` mode, how many steps of others may lie between the parameters that a worker learns
+            from and its own step: faster workers wait as far as they must; None: nobody waits.
         sums: Where the gradients of a synchronous step are added: `gloo`, by all workers (an all-reduce); `head`, by
             the head in the order of workers, which is exact to the bit and can leave slow workers out.
         solution: What is done about slow nodes, as `headrace.runtime.solution_json` gives it; None: nothing.

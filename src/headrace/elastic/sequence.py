@@ -83,6 +83,8 @@ class RowSequence:
 
     def __init__(self, queue: ShardQueue) -> None:
         self._queue, self._holder = queue, ""
+        for holder in {grant.worker for grant in queue.held()}:  # of a head that died
+            queue.leave(holder, clean=True)
         self._ready: deque[Piece] = deque()
 
     def begin(self, holder: str) -> None:

@@ -1,4 +1,4 @@
-"""What a synchronous run learns: the same whatever the number of workers, their sizes, their deaths and their comings."""
+"""What a synchronous run learns: the same whatever the number of workers, their sizes, deaths and comings."""
 
 from __future__ import annotations
 
