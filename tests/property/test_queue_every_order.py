@@ -322,7 +322,7 @@ def test_no_order_of_events_loses_or_doubles_a_row() -> None:
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
 def test_no_longer_order_of_events_loses_or_doubles_a_row() -> None:
-    states, events = search(ShardQueue, depth=8)
+    states, events = search(ShardQueue, depth=7)
     print(f"{states} states, {events} events")
     assert states > 30_000
     assert events > 100_000
