@@ -28,7 +28,7 @@ SCRIPT = Path(__file__).with_name("elastic_server.py")
 _SPEC = importlib.util.spec_from_file_location("elastic_server", SCRIPT)
 script = importlib.util.module_from_spec(_SPEC)
 _SPEC.loader.exec_module(script)
-ROWS = 4000
+ROWS, STEPS = 4000, 30
 
 
 def part(step: int) -> Part:
@@ -96,8 +96,16 @@ class Run:
                 step += 1
             except HeadraceError:
                 self.process.wait(10)
-                step = self.begin()
+                step = self.back()
                 self.went_back.append(step)
+
+    def back(self) -> int:
+        """Begin again, also when the new server dies as well."""
+        while True:
+            try:
+                return self.begin()
+            except HeadraceError:
+                self.process.wait(10)
 
     def close(self) -> None:
         self.process.kill()
@@ -148,19 +156,17 @@ def test_a_killed_server_comes_back_at_the_last_checkpoint(tmp_path, place) -> N
 @pytest.mark.slow
 def test_kills_at_any_moment_leave_what_was_never_killed(tmp_path) -> None:
     run, draw = Run(tmp_path), np.random.default_rng(0)
+    usual = run.step
+
+    def step(number: int) -> None:
+        if draw.random() < 0.15:
+            kill_in(run, 0.2 * float(draw.random()))
+        usual(number)
+
+    run.step = step
     try:
-        stop = threading.Event()
-
-        def killer() -> None:
-            while not stop.wait(2.0 + float(draw.random())):
-                run.process.kill()
-
-        thread = threading.Thread(target=killer)
-        thread.start()
-        run.to(200)
-        stop.set()
-        thread.join()
-        expected = never_killed(200)
+        run.to(STEPS)
+        expected = never_killed(STEPS)
         assert run.went_back
         for config in script.CONFIGS:
             assert first_difference(run.remote.rows(config.name), expected.rows(config.name)) is None

@@ -87,7 +87,7 @@ class AsyncCommits:
         """Take part, from now on in a new epoch of this worker's own; what it had begun before is void."""
         with self.turn:
             self._raise_failure()
-            self._leave(worker)
+            self._leave(worker, clean=True)  # it lives, so its rows have not killed it
             now = time.monotonic()
             self.members.join(worker, told, now)
             self.controller.join(worker, "worker", now)
@@ -105,11 +105,11 @@ class AsyncCommits:
                 self.members.leave(worker, reason, now)
                 self.controller.leave(worker, now, reason)
                 self.tables.fence(self.members.epoch, worker)
-                self._leave(worker)
+                self._leave(worker, clean=False)
                 self.turn.notify_all()
 
-    def _leave(self, worker: str) -> None:
-        self.queue.leave(worker)
+    def _leave(self, worker: str, *, clean: bool) -> None:
+        self.queue.leave(worker, clean=clean)
         self._epochs.pop(worker, None)
         self._seen.pop(worker, None)
 

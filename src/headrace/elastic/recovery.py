@@ -66,7 +66,7 @@ class Recovery:
         if queue.last_step < 1 and self._beginning.load() is None:
             self._beginning.save({"queue": queue.state()})
 
-    def due(self, step: int) -> bool:
+    def _due(self, step: int) -> bool:
         """Return whether a checkpoint is due after a step."""
         return self._every > 0 and step > 0 and step % self._every == 0
 
@@ -76,7 +76,7 @@ class Recovery:
             pending = self._pending
             if pending is not None and pending.step == step:
                 self._seize(pending)
-            elif pending is None and self.due(step):
+            elif pending is None and self._due(step):
                 self._plan(step + AHEAD if self._dense_at_servers else step)
                 if self._pending is not None and self._pending.step == step:
                     self._seize(self._pending)

@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import contextmanager
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 import torch
@@ -312,14 +312,11 @@ class RemoteTable:
             self._forgotten = mark
             self.remote.forget({self.config.name: mark})
 
-    def state(self) -> State:
-        """Raise StoreError: rows are saved where they are, by `ElasticCheckpoint`."""
-        raise StoreError(f"Table '{self.config.name}', state", got="a table at servers", expected="a table at hand",
-                         do="Save it with ElasticCheckpoint.")  # fmt: skip
+    if TYPE_CHECKING:  # not there: rows are saved where they are, by `ElasticCheckpoint`
 
-    def restore(self, state: State) -> None:
-        """Raise StoreError, as `state`."""
-        self.state()
+        def state(self) -> State: ...
+
+        def restore(self, state: State) -> None: ...
 
 
 class RemotePass(PlainPass):

@@ -44,7 +44,7 @@ class ServerLimits:
         remembered: Newest steps of which it knows what they were made of.
     """
 
-    wait_s: float = 30.0
+    wait_s: float = 5.0
     prepared_bytes: int = 2 << 30
     remembered: int = 4096
 
@@ -80,7 +80,7 @@ class TableServer:
         self.dims = {config.name: config.dim for config in configs}
         self.order = threading.RLock()  # held while a step is applied, a bucket handed over, a copy begun
         self.state = threading.Condition()  # guards what is below
-        self.map, self.applied, self.torn = buckets, 0, ""
+        self.map, self.applied, self.torn, self.restored = buckets, 0, "", 0
         self.prepared = PreparedParts(f"Table server {number}", self.limits.prepared_bytes, self.limits.remembered)
         self.hold([Holding.fresh(buckets.mask(number), configs, 0)])
         self.load = ServerLoad()
@@ -141,9 +141,10 @@ class TableServer:
 
     def _wait_for(self, after: int) -> None:
         with self.state:
-            there = self.state.wait_for(lambda: self.torn or self.applied >= after, self.limits.wait_s)
+            born = self.restored
+            self.state.wait_for(lambda: self.torn or self.applied >= after or self.restored != born, self.limits.wait_s)
             self.require_whole()
-            if not there:
+            if self.applied < after:  # too late, or never: the server went back to a checkpoint meanwhile
                 raise WorkerLost(f"Table server {self.number}", got=f"step {self.applied}", expected=f"step {after}",
                                  do="The step was not handed on; see the head's log.")  # fmt: skip
 
@@ -348,6 +349,7 @@ class TableServer:
         """Become a server that holds this and stands at this step; all that was prepared is dropped."""
         with self.order, self.state:
             self.map, self.applied, self.torn = buckets, applied, ""
+            self.restored += 1
             self.prepared.clear()
             self.departures.stop()
             self.arrivals.stop()
