@@ -314,9 +314,13 @@ class RemoteTable:
 
     if TYPE_CHECKING:  # not there: rows are saved where they are, by `ElasticCheckpoint`
 
-        def state(self) -> State: ...
+        def state(self) -> State:
+            """Not there."""
+            ...
 
-        def restore(self, state: State) -> None: ...
+        def restore(self, state: State) -> None:
+            """Not there."""
+            ...
 
 
 class RemotePass(PlainPass):
