@@ -126,7 +126,8 @@ class RewardedRun:
                 expected="those of config.writing")  # fmt: skip
         self.policy = self.writing.tuned(config.seed) if config.start == "tuned" else self.writing.base()
         self.reference = copy.deepcopy(self.policy)
-        self.reward = settled(self.writing, config.reward_sizes, self.reference)
+        self.reward = settled(self.writing, config.reward_sizes, self.reference,
+                              temperature=config.objective.temperature)  # fmt: skip
         self._watch = Watch(on_point)
 
     @property
@@ -209,11 +210,12 @@ class RewardedRun:
 
 
 def settled(
-    writing: Writing, sizes: CausalSettings | None, reference: CausalTransformer, rows: int = 256
-) -> ScoreModel:
+    writing: Writing, sizes: CausalSettings | None, reference: CausalTransformer, rows: int = 256, *,
+    temperature: float = 1.0,
+) -> ScoreModel:  # fmt: skip
     """Return a reward model whose scores of completions of the reference have mean 0 and deviation 1."""
     model, asked = writing.reward(sizes), writing.held_out(DOMAIN, rows)
-    how = GenerateConfig(max_tokens=writing.config.answer)
+    how = GenerateConfig(max_tokens=writing.config.answer, temperature=temperature)
     made = generate(reference.decoder(), rows_of_tokens(asked), how, range(len(asked)))
     model.settle(joined(rows_of_tokens(asked), made.tokens).tokens)
     return model

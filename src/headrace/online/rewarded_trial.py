@@ -79,10 +79,11 @@ def tried(
     provoking = writing.held_out(DOMAIN, HELD_OUT, liked=False)
 
     def check() -> None:
-        found = judged_policy(run.policy, run.reference, writing, asked, reward=run.reward, seed=config.seed,
-                              origin=origin)  # fmt: skip
-        found |= {"provoked": judged_policy(run.policy, run.reference, writing, provoking, seed=config.seed)["bad"],
-                  "rollouts": float(len(run.points))}  # fmt: skip
+        seed, warmth = config.seed, config.objective.temperature
+        found = judged_policy(run.policy, run.reference, writing, asked, reward=run.reward, seed=seed, origin=origin,
+                              temperature=warmth)  # fmt: skip
+        worst = judged_policy(run.policy, run.reference, writing, provoking, seed=seed, temperature=warmth)
+        found |= {"provoked": worst["bad"], "rollouts": float(len(run.points))}
         checks.append(found | (general_ability(likelihood_of(run.policy), writing.general) if ability else {}))
 
     def pointed(point: Point, samples: Sequence[str]) -> None:
@@ -100,26 +101,26 @@ def tried(
 def judged_policy(
     policy: CausalTransformer, reference: CausalTransformer, writing: Writing, asked: Tensor, *,
     reward: ScoreModel | None = None, origin: CausalTransformer | None = None, seed: int = 0,
+    temperature: float = 1.0,
 ) -> dict[str, float]:  # fmt: skip
     """Return what a policy writes after held-out prompts (B, P): gold, reward, distance, how much ends by itself.
 
-    The same seed asks two policies under the same random numbers.
+    The same seed asks two policies under the same random numbers. At a temperature all distributions are taken at it.
 
     Returns:
         `gold`, the judge's mean; `bad`, the share that it thinks rather bad; `kl` from the reference, summed over a
         completion; `ended`; `reward` where a reward model is given, and `kl_origin` where another model is.
     """
-    how = GenerateConfig(
-        max_tokens=writing.config.answer, ends=() if writing.codec.end is None else (writing.codec.end,)
-    )
+    end = writing.codec.end
+    how = GenerateConfig(max_tokens=writing.config.answer, ends=() if end is None else (end,), temperature=temperature)
     rows = rows_of_tokens(asked)
     made = generate(policy.decoder(), rows, how, [seed * 1_000_003 + row for row in range(len(asked))])
     whole = joined(rows, made.tokens)
     golds = writing.judge(writing.codec.decode(whole.tokens))
-    own_N = completion_log_probs(policy, whole)
+    own_N = completion_log_probs(policy, whole, temperature)
 
     def apart(other: CausalTransformer) -> float:
-        return float(row_sums(own_N - completion_log_probs(other, whole), whole).mean())
+        return float(row_sums(own_N - completion_log_probs(other, whole, temperature), whole).mean())
 
     found = {"gold": float(golds.mean()), "bad": float((golds < 0.5).mean()), "kl": apart(reference),
              "ended": float(made.ended.float().mean())}  # fmt: skip

@@ -19,6 +19,8 @@ from headrace.online.rewarded import RewardedConfig
 from headrace.online.writing import WritingConfig
 from headrace.online.writing_planted import planted
 
+WARMTH = 0.7
+"""What logits are divided by: a model this small writes no words at 1."""
 KL = Literal["adaptive", "fixed", "none"]
 REWARD_SIZES: dict[str, tuple[int, int, int] | None] = {
     "base": None, "third": (24, 2, 1), "equal": (64, 3, 2), "triple": (144, 4, 4),
@@ -27,7 +29,7 @@ REWARD_SIZES: dict[str, tuple[int, int, int] | None] = {
 
 
 def small(
-    *, seed: int = 0, kl: KL = "adaptive", price: float = 0.05, target: float = 6.0,
+    *, seed: int = 0, kl: KL = "adaptive", price: float = 0.1, target: float = 4.0,
     advantages: Literal["whitened", "centred", "raw"] = "whitened", reward_size: str = "base",
     reward_scale: float = 1.0, in_domain: float = 0.75, iterations: int = 24,
 ) -> RewardedConfig:  # fmt: skip
@@ -54,7 +56,7 @@ def small(
 def toy(*, seed: int = 0, kl: KL = "adaptive", price: float = 0.05, iterations: int = 20) -> RewardedConfig:
     """Return the run on planted texts, in seconds."""
     config = ice_grt(planted(), seed=seed, kl=kl, price=price, target=3.0, in_domain=0.75, iterations=iterations)
-    return replace(config, lr=1e-3)
+    return replace(config, lr=1e-3, objective=PPO())
 
 
 def ice_grt(
@@ -76,6 +78,7 @@ def ice_grt(
                           reward_scale=reward_scale, reward_clip=5.0 * reward_scale, seed=seed)  # fmt: skip
     trunk = None if sizes is None else CausalSettings(vocabulary=writing.vocabulary, width=sizes[0], layers=sizes[1],
                                                       heads=sizes[2], max_length=writing.sizes.max_length)  # fmt: skip
-    return RewardedConfig(name="ice_grt", writing=writing, start="tuned", policy=policy, objective=PPO(),
-                          reward_sizes=trunk, in_domain=in_domain, rows=rows, iterations=iterations,
+    objective = PPO(value_weight=0.5, temperature=WARMTH)
+    return RewardedConfig(name="ice_grt", writing=writing, start="tuned", policy=policy, objective=objective,
+                          reward_sizes=trunk, in_domain=in_domain, rows=rows, iterations=iterations, lr=3e-4,
                           seed=seed)  # fmt: skip

@@ -15,11 +15,12 @@ from headrace.online.rewarded import RewardedConfig
 from headrace.online.writing import WritingConfig
 from headrace.online.writing_planted import planted
 
-ROWS = 64
+ROWS, WARMTH = 64, 0.7
+"""Completions of a rollout, and what logits are divided by: a model this small writes no words at 1."""
 
 
 def small(
-    *, seed: int = 0, start: Literal["base", "tuned"] = "base", price: float = 0.05, target: float = 6.0,
+    *, seed: int = 0, start: Literal["base", "tuned"] = "base", price: float = 0.1, target: float = 4.0,
     in_domain: float = 0.75, iterations: int = 24,
 ) -> RewardedConfig:  # fmt: skip
     """Return the run on real texts: a policy of 0.3 M parameters, some ten seconds on one core.
@@ -42,7 +43,7 @@ def toy(*, seed: int = 0, start: Literal["base", "tuned"] = "base", iterations: 
     """Return the run on planted texts, in seconds."""
     config = mistral_plus(planted(), seed=seed, start=start, price=0.05, target=3.0, in_domain=0.75,
                           iterations=iterations)  # fmt: skip
-    return replace(config, lr=1e-3)
+    return replace(config, lr=1e-3, objective=PPO())
 
 
 def mistral_plus(
@@ -52,5 +53,7 @@ def mistral_plus(
     """Return a run over any texts; see `small` for the parameters."""
     control = KLControl(coefficient=price, target=target, horizon=max(ROWS * iterations // 8, 1))
     policy = PolicyConfig(kl=control, epochs=2, minibatch_rows=32, reward_clip=5.0, seed=seed)
-    return RewardedConfig(name="mistral_plus", writing=writing, start=start, policy=policy, objective=PPO(),
-                          in_domain=in_domain, rows=ROWS, iterations=iterations, seed=seed)  # fmt: skip
+    objective = PPO(value_weight=0.5, temperature=WARMTH)
+    return RewardedConfig(name="mistral_plus", writing=writing, start=start, policy=policy, objective=objective,
+                          in_domain=in_domain, rows=ROWS, iterations=iterations, lr=3e-4,
+                          seed=seed)  # fmt: skip
