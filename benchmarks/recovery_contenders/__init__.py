@@ -1,0 +1,1 @@
+"""What `benchmarks/recovery.py` measures: an elastic run of ours, and torchft."""
