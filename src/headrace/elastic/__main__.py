@@ -12,6 +12,20 @@ from pathlib import Path
 
 def main() -> None:
     """Run one role until the run has ended."""
+    status = 1
+    try:
+        run_role()
+        status = 0
+    except Exception:
+        logging.getLogger(__name__).exception("the process ends")
+    finally:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(status)  # threads of groups that were put aside may wait for processes that are frozen
+
+
+def run_role() -> None:
+    """Do what the command line says."""
     from headrace.runtime.launch import launched
 
     me = launched()
@@ -40,9 +54,6 @@ def main() -> None:
 
         run = run_async_worker if ElasticConfig.read(given.folder).mode == "async" else run_worker
         run(given.folder, me, given.head)
-    sys.stdout.flush()
-    sys.stderr.flush()
-    os._exit(0)  # threads of groups that were put aside may wait for processes that are frozen
 
 
 def _threads() -> None:

@@ -77,19 +77,29 @@ class _Run:
         self.cpu_s: dict[str, dict[int, float]] = {}
         self.first_cpu_s: dict[str, float] | None = None
         self._head: tuple[str, Connection] | None = None
+        self._address = ""
         self._told: dict[int, tuple[str, int | None, int | None]] = {}
         self._telling = threading.Lock()
 
     def _command(self, role: str, index: int) -> RoleCommand:
         words = [sys.executable, "-m", "headrace.elastic", role, str(self.config.folder)]
         if role == "worker":
-            words += ["--head", self.launcher.address(HEAD)]
+            words += ["--head", self._where()]
         environment = {**self.config.environment(), SECRET_VARIABLE: self.secret.decode()}
         return RoleCommand(name=f"{role}-{index}", role=role, words=tuple(words), environment=environment)
 
+    def _where(self) -> str:
+        """Return the head's address; while it is being started again that of before, where it will listen again."""
+        try:
+            self._address = self.launcher.address(HEAD)
+        except WorkerLost:
+            if not self._address:
+                raise
+        return self._address
+
     def call(self, method: str, fields: Mapping[str, Any] | None = None, *, retry_s: float = 30.0) -> Mapping[str, Any]:
         """Call the head, wherever it is now."""
-        address = self.launcher.address(HEAD)
+        address = self._where()
         if self._head is None or self._head[0] != address:
             if self._head is not None:
                 self._head[1].close()
@@ -139,7 +149,7 @@ class _Run:
                 time.sleep(LOOK_S)
 
     def _call_aside(self, method: str, fields: Mapping[str, Any]) -> None:
-        with Connection(self.launcher.address(HEAD), self.secret, 60.0, name="head") as connection:
+        with Connection(self._where(), self.secret, 60.0, name="head") as connection:
             connection.call(method, fields, retry_s=30.0)
 
     def _carry_out(self) -> None:
@@ -161,7 +171,9 @@ class _Run:
             self.call("ordered", {"order": plain, "worked": worked})
 
     def _measure(self, step: int) -> None:
-        """Note the CPU seconds of every process, as far as this machine's."""
+        """Note the CPU seconds of every process, where all are this machine's."""
+        if not self._where().startswith("127."):
+            return
         for name in self.crew.running():
             pid = self.launcher.pid(name)
             seconds = None if pid is None else cpu_seconds(pid)

@@ -17,7 +17,7 @@ from headrace.ranking.network import Network
 from headrace.store import Adam
 from headrace.types import NO_VERSION, Batch, Jagged
 
-IDS = 100
+IDS = 30
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,5 +78,5 @@ def toy(
     return FitConfig(
         name="toy", data=PlantedClicks(rows=rows, seed=seed, bad=bad), schema=schema,
         model=Network(family=DeepFM, hidden=(16,)), batch_rows=batch_rows, epochs=epochs, seed=seed,
-        tables=TableSettings(rule=Adam(lr=0.02)), dense=DenseOptimizer(lr=0.01),
+        tables=TableSettings(rule=Adam(lr=0.05)), dense=DenseOptimizer(lr=0.01),
     )  # fmt: skip

@@ -10,10 +10,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, cast
 
-import matplotlib as mpl
-from matplotlib.backends.backend_svg import FigureCanvasSVG
-from matplotlib.figure import Figure as Drawing
-
 FEW_TICKS = 10
 """Measured places on a logarithmic axis up to which each is named."""
 COLOURS = ("#1668a5", "#d1582b", "#3a8f5c", "#8257a8", "#b08a1e", "#5b6770")
@@ -129,6 +125,10 @@ def svg(plot: Plot, identity: str) -> str:
         "font.family": "sans-serif", "axes.spines.top": False, "axes.spines.right": False,
         "axes.edgecolor": "#8b959d", "axes.labelcolor": "#5b6770", "xtick.color": "#5b6770", "ytick.color": "#5b6770",
     }  # fmt: skip
+    import matplotlib as mpl  # heavy: only those who draw wait for it
+    from matplotlib.backends.backend_svg import FigureCanvasSVG
+    from matplotlib.figure import Figure as Drawing
+
     with mpl.rc_context(settings):
         drawing = Drawing(figsize=(5.4, max(3.1, 0.7 + 0.26 * len(plot.bars))), layout="constrained")
         canvas, axes = FigureCanvasSVG(drawing), drawing.add_subplot()
