@@ -14,6 +14,8 @@
 #include <string_view>
 #include <vector>
 
+#include "score/text_ids.h"
+
 namespace headrace::score {
 
 enum class ColumnKind : int32_t { kText = 0, kInteger = 1, kTextOrInteger = 2, kNumber = 3 };
@@ -44,22 +46,6 @@ struct RankBody {
   int log = -1;  // 0: do not, 1: do, -1: not said
   std::vector<Column> columns;
   std::vector<float> scores;
-};
-
-// Remembers the ids of short texts, so that a text is hashed once.
-class TextIds {
- public:
-  TextIds();
-  int64_t Of(std::string_view text);
-
- private:
-  static constexpr size_t kPlaces = 1 << 16, kLongest = 39;
-  struct Place {
-    int64_t id;
-    uint8_t size;  // 0: free
-    char text[kLongest];
-  };
-  std::vector<Place> places_;
 };
 
 class RankReader {

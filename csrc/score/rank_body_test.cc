@@ -113,16 +113,14 @@ void WritesTheAnswer() {
         "\"items\":[\"b\",\"c\",\"a\"]}");
 }
 
-void RemembersTexts() {
-  TextIds ids;
-  for (int round = 0; round < 2; ++round) {
-    for (int n = 0; n < 100000; n += 7) {
-      const std::string text = "text " + std::to_string(n);
-      CHECK(ids.Of(text) == HashText(text));
-    }
-  }
-  const std::string longer(100, 'x');
-  CHECK(ids.Of(longer) == HashText(longer) && ids.Of("") == HashText(""));
+void LooksUpWhatIsAskedForAlone() {
+  RankReader reader({{"item", ColumnKind::kText, false, false}, {"user", ColumnKind::kText}}, 0, 4);
+  RankBody body;
+  CHECK(reader.Read("{\"user\":{\"user\":\"u\"},\"candidates\":[{\"item\":\"a\"},{\"item\":\"b\"}]}", &body));
+  CHECK(body.columns[1].ids[0] == HashText("u"));
+  CHECK(body.columns[0].ids[0] != body.columns[0].ids[1] && body.columns[0].texts[1] == "b");
+  CHECK(!reader.Read("{\"candidates\":[{\"item\":\"a\"},{\"item\":\"a\"}]}", &body));  // still: each once
+  CHECK(body.rows == 2);
 }
 
 }  // namespace
@@ -132,6 +130,6 @@ int main() {
   RefusesWhatIsNotPlain();
   KnowsWhatGoesFirst();
   WritesTheAnswer();
-  RemembersTexts();
+  LooksUpWhatIsAskedForAlone();
   return headrace::ReportChecks("rank_body_test");
 }
