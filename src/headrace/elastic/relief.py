@@ -37,7 +37,7 @@ class Relief:
         every_s: float = EVERY_S,
     ) -> None:  # fmt: skip
         self._servers, self._controller, self._turn, self._every_s = servers, controller, turn, every_s
-        self._seen: dict[str, tuple[int, float]] = {}
+        self._seen: dict[str, tuple[int, int, float]] = {}
         self._orders: list[MoveBuckets] = []
         self._stopped = threading.Event()
         self._thread = threading.Thread(target=self._run, name="relief", daemon=True)
@@ -68,14 +68,17 @@ class Relief:
         for known in self._servers.stats():
             if "busy_s" not in known:
                 continue
-            name, rows, seconds = str(known["name"]), int(known["rows"]), float(known["busy_s"])
+            name, count = str(known["name"]), int(known["lookups"])
+            rows, seconds = int(known["rows"]), float(known["busy_s"])
             before = self._seen.get(name)
-            self._seen[name] = (rows, seconds)
+            self._seen[name] = (count, rows, seconds)
             with self._turn():
                 if name not in self._controller.monitor.nodes("server"):
                     self._controller.join(name, "server", time.monotonic())
-                if before is not None and rows > before[0]:
-                    self._controller.record_requests(name, rows - before[0], seconds - before[1])
+                if before is not None and count > before[0]:  # the mean look-up
+                    times = count - before[0]
+                    mean_rows = max(round((rows - before[1]) / times), 1)
+                    self._controller.record_requests(name, mean_rows, (seconds - before[2]) / times)
         with self._turn():
             self._orders += [order for order in self._controller.orders(MoveBuckets) if isinstance(order, MoveBuckets)]
 

@@ -177,7 +177,7 @@ class Controller:
             self.monitor.record(worker, rows=rows, seconds=seconds)
 
     def record_requests(self, server: str, rows: int, seconds: float) -> None:
-        """Take the seconds of one or more look-ups of a server and the rows that were asked for."""
+        """Take the seconds of a look-up of a server, and the rows that were asked for (or the means of several)."""
         self.monitor.record(server, rows=rows, seconds=seconds)
 
     def record_lag(self, rows: int, now: float) -> None:

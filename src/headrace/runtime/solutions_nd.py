@@ -182,7 +182,13 @@ class AntDtNd:
         if not out.any() or change < self.hysteresis.min_change:
             return []
         gain = float((before * row_s).max() / (after * row_s).max()) - 1.0
+        sizes = np.array([view.sizes.get(name, 0) for name in view.workers.names], dtype=np.float64)
+        step_s = float((sizes / view.workers.speeds()).max()) if view.workers.known().any() else 0.0
+        saved_s = float((servers.rows * row_s).max()) * gain / (1 + gain)
+        if saved_s < self.hysteresis.min_change * step_s:  # look-ups are no part of the step to speak of
+            return []
         names = [servers.names[place] for place in np.flatnonzero(out)]
         shares = {name: round(float(share), 4) for name, share in zip(servers.names, after, strict=True)}
         return [Decision(MoveBuckets(shares), f"{', '.join(names)} out of line: {gain:.0%} to gain",
-                         {"row_s": rounded(row_s), "gain": round(gain, 4)})]  # fmt: skip
+                         {"row_s": rounded(row_s), "gain": round(gain, 4), "saved_s": round(saved_s, 5),
+                          "step_s": round(step_s, 5)})]  # fmt: skip

@@ -112,6 +112,12 @@ def test_a_slow_server_gives_buckets_away_and_is_then_started_again() -> None:
     assert [decision.action for decision in made] == [Restart("server-1")]
 
 
+def test_look_ups_that_take_no_time_to_speak_of_move_nothing() -> None:
+    cluster = Cluster(AntDtNd())
+    cluster.row_s |= {"server-0": 1e-6, "server-1": 6e-6}
+    assert cluster.run(40) == []
+
+
 def test_batches_are_not_changed_for_a_slow_server() -> None:
     cluster = Cluster(AntDtNd(move_buckets=False, restart_server=RestartCost(tries=0)))
     cluster.row_s["server-1"] = 0.006
