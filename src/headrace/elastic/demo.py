@@ -54,7 +54,9 @@ class InventedClicks:
             "event_time": 1_700_000_000_000_000 + 1000 * numbers, "user": users, "item": items,
             "label": labels.astype(np.float32), "example_id": numbers,
         })  # fmt: skip
-        return Splits(*(InMemory.from_events(part, self.schema) for part in cut(events, 0.1, 0.1, seed=self.seed)))
+        parts = cut(events, 0.1, 0.1, seed=self.seed)
+        train, valid, test = (InMemory.from_events(part, self.schema) for part in parts)
+        return Splits(train, valid, test)
 
 
 def clicks(

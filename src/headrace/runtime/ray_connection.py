@@ -26,8 +26,8 @@ CONNECT_S = 5.0
 def settings_of_ray() -> dict[str, str]:
     """Return the environment in which a Ray of this machine is started: a secret token, no telemetry, health checks.
 
-    One machine cannot lose itself, and when it is busy a check may be late: so more of them may fail than `HEALTH` says,
-    which is for the machines of a cluster that others start.
+    One machine cannot lose itself, and when it is busy a check may be late: so more of them may fail than `HEALTH`
+    says, which is for the machines of a cluster that others start.
     """
     found = {f"RAY_health_check_{name}": str(value) for name, value in (HEALTH | {"failure_threshold": 10}).items()}
     found |= {"RAY_USAGE_STATS_ENABLED": "0", "RAY_DISABLE_IMPORT_WARNING": "1"}
@@ -48,7 +48,7 @@ def import_ray() -> ModuleType:
     except ModuleNotFoundError as error:
         raise ConfigError("Ray", got="not installed", expected="the package ray",
                           do="pip install 'headrace[cluster]', or use --cluster local.") from error  # fmt: skip
-    return ray  # type: ignore[no-any-return]
+    return ray
 
 
 @contextmanager
@@ -88,12 +88,11 @@ def _read_environment_again() -> None:
     """Let Ray forget what it read of `RAY_AUTH_*` when it was imported, which may be before we set it."""
     if importlib.util.find_spec("ray") is None:
         return
-    try:
-        from ray._raylet import AuthenticationTokenLoader, Config
-    except ImportError:  # a Ray that knows no tokens, or keeps them elsewhere: it reads them when it connects
-        return
-    Config.initialize("")
-    AuthenticationTokenLoader.instance().reset_cache()
+    raylet: Any = importlib.import_module("ray._raylet")
+    settings, tokens = getattr(raylet, "Config", None), getattr(raylet, "AuthenticationTokenLoader", None)
+    if settings is not None and tokens is not None:  # else a Ray that keeps none: it reads them when it connects
+        settings.initialize("")
+        tokens.instance().reset_cache()
 
 
 def _connect(ray: ModuleType, address: str) -> None:
