@@ -25,7 +25,7 @@ from headrace.errors import StaleError, StoreError, WorkerLost
 from headrace.store import TableConfig
 from headrace.store.arguments import Arguments, check_update
 from headrace.store.hashing import IdArray
-from headrace.store.passes import Lookup, PlainPass, Sums, newest
+from headrace.store.passes import Lookup, PlainPass, Sums
 from headrace.store.row_rules import FloatArray
 from headrace.store.sharded import Step, merged
 from headrace.types import Batch, RowChange, State
@@ -326,7 +326,7 @@ class RemoteTable:
 class RemotePass(PlainPass):
     """A pass over tables at servers: one call to each for the rows of all tables, and one for their gradients.
 
-    `check` gathers or prepares nothing yet; `apply` hands the sums of all tables to `RemoteTables.take`.
+    `check` looks for values that are not finite; `apply` hands the sums of all tables to `RemoteTables.take`.
     """
 
     def __init__(
@@ -346,11 +346,6 @@ class RemotePass(PlainPass):
     def apply(self) -> None:
         """Hand on the sums of every table that gradients flowed to."""
         self.check()
-        steps = {}
-        for name in (name for name in self._remote.configs if name in self._grads):
-            own = self._own(name)
-            places = np.concatenate([self._places[place] for place in own])
-            times = newest(places, len(self._ids[name]), [self._jagged[place] for place in own], self._times)
-            steps[name] = (self._ids[name], self._grads[name], self._counts[name], times)
+        steps = {name: self.step(name, self._grads[name]) for name in self._remote.configs if name in self._grads}
         if steps:
             self._remote.take(Part(steps))

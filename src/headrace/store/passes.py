@@ -20,6 +20,7 @@ from headrace.protocols import Table
 from headrace.store.embedded import in_rows, side_by_side
 from headrace.store.hashing import IdArray
 from headrace.store.output_memory import OutputMemory
+from headrace.store.pooling import add_rows, pool, unpool
 from headrace.store.row_rules import FloatArray
 from headrace.store.table import NativeTable
 from headrace.types import Batch, Jagged
@@ -111,37 +112,6 @@ def not_finite(table: str) -> NonFiniteLoss:
     )  # fmt: skip
 
 
-def pool(rows: FloatArray, offsets: IdArray, pooling: str) -> FloatArray:
-    """Return rows (L, D) as they are, or summed or averaged per example (B, D); zeros where an example has none.
-
-    The rows of an example are added in their order, each rounded once; the mean is the sum divided by their number.
-    """
-    if pooling == "none":
-        return rows
-    lengths = np.diff(offsets)
-    some = lengths > 0
-    pooled = np.zeros((len(lengths), rows.shape[1]), np.float32)
-    pooled[some] = rows[offsets[:-1][some]]
-    examples = np.repeat(np.arange(len(lengths)), lengths)
-    later = np.ones(len(rows), np.bool_)
-    later[offsets[:-1][some]] = False
-    np.add.at(pooled, examples[later], rows[later])
-    if pooling == "mean":
-        several = lengths > 1
-        pooled[several] /= lengths[several, None].astype(np.float32)
-    return pooled
-
-
-def unpool(grads: FloatArray, offsets: IdArray, pooling: str) -> FloatArray:
-    """Return the gradient (L, D) of every row from that of what `pool` made of them."""
-    if pooling == "none":
-        return grads
-    lengths = np.diff(offsets)
-    if pooling == "mean":
-        grads = np.divide(grads, np.maximum(lengths, 1)[:, None].astype(np.float32), dtype=np.float32)
-    return np.repeat(grads, lengths, axis=0)
-
-
 def newest(places: IdArray, count: int, jagged: Sequence[Jagged], event_times: Tensor) -> IdArray:
     """Return the newest event time (count,) among the examples that each distinct id occurs in."""
     moments = event_times.numpy()
@@ -173,9 +143,8 @@ class PlainPass:
                 self._find(name)
 
     @classmethod
-    def begin(
-        cls, tables: Mapping[str, Table], lookups: Sequence[Lookup], batch: Batch
-    ) -> tuple[PlainPass, list[Tensor]]:
+    def begin(cls, tables: Mapping[str, Table], lookups: Sequence[Lookup],
+              batch: Batch) -> tuple[PlainPass, list[Tensor]]:  # fmt: skip
         """Return a pass that will get gradients, and its outputs (it must not hold them: they will hold it)."""
         one = cls(tables, lookups, batch, keep=True)
         return one, one.rows()
@@ -210,13 +179,13 @@ class PlainPass:
     def accumulate(self, grads: Sequence[Tensor | None]) -> None:
         """Add gradients of the outputs, in the order of the lookups."""
         for place, (lookup, grad) in enumerate(zip(self._lookups, grads, strict=True)):
-            if grad is None or not len(self._ids[lookup.table]):
-                continue
             name = lookup.table
+            if grad is None or not len(self._ids[name]):
+                continue
             if name not in self._grads:
                 self._grads[name] = np.zeros((len(self._ids[name]), grad.shape[1]), np.float32)
-            offsets = self._jagged[place].offsets.numpy()
-            np.add.at(self._grads[name], self._places[place], unpool(grad.numpy(), offsets, lookup.pooling))
+            spread = unpool(grad.numpy(), self._jagged[place].offsets.numpy(), lookup.pooling)
+            add_rows(self._grads[name], self._places[place], spread)
 
     def has(self, table: str) -> bool:
         """Return whether this pass is over this table."""
@@ -239,12 +208,15 @@ class PlainPass:
     def apply(self) -> None:
         """Update every table that gradients flowed to."""
         self.check()
-        for name in self._grads:
-            own = self._own(name)
-            places = np.concatenate([self._places[place] for place in own])
-            times = newest(places, len(self._ids[name]), [self._jagged[place] for place in own], self._times)
-            arrays = (self._ids[name], self._grads[name], self._counts[name], times)
-            self._tables[name].update(*(torch.from_numpy(array) for array in arrays))
+        for name, grads in self._grads.items():
+            self._tables[name].update(*(torch.from_numpy(array) for array in self.step(name, grads)))
+
+    def step(self, name: str, grads: FloatArray) -> tuple[IdArray, FloatArray, IdArray, IdArray]:
+        """Return the update of a table: ids (U,), the given gradients, occurrences, newest event times."""
+        own = self._own(name)
+        places = np.concatenate([self._places[place] for place in own])
+        times = newest(places, len(self._ids[name]), [self._jagged[place] for place in own], self._times)
+        return self._ids[name], grads, self._counts[name], times
 
 
 def _array(values: Tensor) -> IdArray:

@@ -19,7 +19,7 @@ from headrace.errors import HeadraceError, StoreError
 from headrace.protocols import Table
 from headrace.store.arguments import Arguments, check_update
 from headrace.store.hashing import IdArray
-from headrace.store.passes import Lookup, PlainPass, Sums, newest, not_finite
+from headrace.store.passes import Lookup, PlainPass, Sums, not_finite
 from headrace.store.ranks import Array, Ranks
 from headrace.store.row_rules import FloatArray
 from headrace.store.shards import shard_of
@@ -183,12 +183,7 @@ class ShardedPass(PlainPass):
         self.check()
         names = sorted(self._ids)
         flowed = self._ranks.any([name in self._grads for name in names])
-        steps = {}
-        for name in (name for name, some in zip(names, flowed, strict=True) if some):
-            own = self._own(name)
-            places = np.concatenate([self._places[place] for place in own])
-            times = newest(places, len(self._ids[name]), [self._jagged[place] for place in own], self._times)
-            steps[name] = (self._ids[name], self._gradients(name), self._counts[name], times)
+        steps = {name: self.step(name, self._gradients(name)) for name, some in zip(names, flowed, strict=True) if some}
         push({name: self._sharded[name] for name in steps}, steps, self._ranks)
 
     def _gradients(self, name: str) -> FloatArray:
