@@ -16,6 +16,7 @@ from headrace.feedback.query import (
     choose,
 )
 from headrace.feedback.reward import ModelReward, RewardFeedback, SumOfRewards, TextReward, best_of
+from headrace.feedback.reward_server import ServerReward
 from headrace.feedback.simulate import World
 from headrace.feedback.text_judge import TextJudge, broken
 from headrace.feedback.world_config import (
@@ -52,6 +53,7 @@ __all__ = [
     "QueryRule",
     "Rates",
     "RewardFeedback",
+    "ServerReward",
     "SumOfRewards",
     "TextJudge",
     "TextReward",

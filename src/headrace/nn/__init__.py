@@ -43,6 +43,7 @@ from headrace.nn.layers import (
 )
 from headrace.nn.linear_tasks import LinearTasks
 from headrace.nn.lora import LoRASettings, merge_lora, with_lora
+from headrace.nn.lora_files import load_lora, save_lora
 from headrace.nn.masknet import MaskNet, Masks
 from headrace.nn.multi_task import PLE, MMoE, SharedBottom
 from headrace.nn.pair_correlation import (
@@ -159,10 +160,12 @@ __all__ = [
     "left_padded",
     "linear",
     "load_causal",
+    "load_lora",
     "merge_lora",
     "pairwise_interactions",
     "product_logit",
     "save_causal",
+    "save_lora",
     "side_by_side",
     "with_lora",
 ]

@@ -190,12 +190,12 @@ def _ours(name: str, taken: _Taken, settings: CausalSettings, shape: tuple[int, 
     layer, part, kind = _split(name)
     if part in _SAME:
         value = taken(f"{layer}{_SAME[part]}.{kind}", shape)
-        return _pairs(value, settings.head_width) if part.endswith(("query_norm", "key_norm")) else value
+        return pairs(value, settings.head_width) if part.endswith(("query_norm", "key_norm")) else value
     widths = settings.parts if part == "attention.qkv" else (settings.hidden, settings.hidden)
     pieces = [taken(f"{layer}{other}.{kind}", (width, *shape[1:]))
               for other, width in zip(_FUSED[part], widths, strict=True)]  # fmt: skip
     if part == "attention.qkv":
-        pieces[:2] = [_pairs(piece, settings.head_width) for piece in pieces[:2]]
+        pieces[:2] = [pairs(piece, settings.head_width) for piece in pieces[:2]]
     return torch.cat(pieces)
 
 
@@ -206,19 +206,19 @@ def _theirs(name: str, value: Tensor, settings: CausalSettings) -> list[tuple[st
     layer, part, kind = _split(name)
     if part in _SAME:
         turned = part.endswith(("query_norm", "key_norm"))
-        return [(f"{layer}{_SAME[part]}.{kind}", _halves(value, settings.head_width) if turned else value)]
+        return [(f"{layer}{_SAME[part]}.{kind}", halves(value, settings.head_width) if turned else value)]
     fused = part == "attention.qkv"
     pieces = list(torch.split(value, list(settings.parts) if fused else settings.hidden))
     if fused:
-        pieces[:2] = [_halves(piece, settings.head_width) for piece in pieces[:2]]
+        pieces[:2] = [halves(piece, settings.head_width) for piece in pieces[:2]]
     return [(f"{layer}{other}.{kind}", piece) for other, piece in zip(_FUSED[part], pieces, strict=True)]
 
 
-def _pairs(rows: Tensor, width: int) -> Tensor:
+def pairs(rows: Tensor, width: int) -> Tensor:
     """Bring the two numbers of a pair that lie half a head apart side by side: rows (H * width, ...)."""
     return torch.unflatten(rows, 0, (-1, 2, width // 2)).transpose(1, 2).flatten(0, 2)
 
 
-def _halves(rows: Tensor, width: int) -> Tensor:
-    """Undo `_pairs`."""
+def halves(rows: Tensor, width: int) -> Tensor:
+    """Undo `pairs`."""
     return torch.unflatten(rows, 0, (-1, width // 2, 2)).transpose(1, 2).flatten(0, 2)
