@@ -208,19 +208,19 @@ def measure_ppo(repeats: int, record: ClaimRecord) -> list[tuple[str, ...]]:
     return rows
 
 
-def measure_curves(seeds: range, record: ClaimRecord) -> None:
+def measure_curves(seeds: range, record: ClaimRecord, iterations: int = ITERATIONS) -> None:
     """Let both learn the same task, and compare how."""
     policy = first_policy()
-    ours = np.array([our_curve(policy, seed) for seed in seeds])
+    ours = np.array([our_curve(policy, seed, iterations) for seed in seeds])
     lines = {"ours": ours}
     if TRL.exists():
         with tempfile.TemporaryDirectory() as folder:
-            lines["TRL"] = np.array(their_curves(TRL, policy, Path(folder), seeds))
+            lines["TRL"] = np.array(their_curves(TRL, policy, Path(folder), seeds, iterations))
         spread = np.sqrt((ours.var(0, ddof=1) + lines["TRL"].var(0, ddof=1)) / 2).clip(1e-9)
         apart = np.abs(ours.mean(0) - lines["TRL"].mean(0)) / spread
         record.add("ppo_curve_vs_trl", Estimate(float(apart.mean()), None, None, 0.0, 0.0, len(seeds)),
                    unit="deviations between seeds", goal=Goal("<=", 1.0))  # fmt: skip
-    at = [0, ITERATIONS // 4, ITERATIONS // 2, 3 * ITERATIONS // 4, ITERATIONS - 1]
+    at = [0, iterations // 4, iterations // 2, 3 * iterations // 4, iterations - 1]
     rows = [(name, *(f"{one[:, place].mean():.3f} ± {one[:, place].std(ddof=1):.3f}" for place in at))
             for name, one in lines.items()]  # fmt: skip
     record.tables.append(ClaimTable(f"Rewards, rollout by rollout, {len(seeds)} seeds",

@@ -40,3 +40,23 @@ def test_our_iteration_runs_without_the_peer(rlhf, monkeypatch) -> None:
     rows = rlhf.measure_ppo(1, ClaimRecord())
     assert [row[0] for row in rows] == ["own critic", "shared trunk"]
     assert all(row[2] == "not installed" for row in rows)
+
+
+def test_our_curve_rises_without_the_peer(rlhf, monkeypatch) -> None:
+    monkeypatch.setattr(rlhf, "TRL", BENCHMARKS / "nowhere")
+    record = ClaimRecord()
+    rlhf.measure_curves(range(2), record, iterations=16)
+    row = record.tables[0].rows[0]
+    assert row[0] == "ours"
+    assert float(row[-1].split()[0]) > float(row[1].split()[0]) + 0.03
+    assert record.figures == {}
+
+
+@pytest.mark.live
+@pytest.mark.timeout(1200)
+def test_curves_of_both_lie_within_the_spread_of_seeds(rlhf) -> None:
+    if not rlhf.TRL.exists():
+        pytest.skip("TRL is not there: scripts/peers_rlhf.sh")
+    record = ClaimRecord()
+    rlhf.measure_curves(range(5), record)
+    assert record.figures["ppo_curve_vs_trl"]["holds"]

@@ -79,5 +79,5 @@ def test_what_was_recorded_has_all_figures_and_reached_its_goals() -> None:
 @pytest.mark.skipif(not os.environ.get("HEADRACE_DATA"), reason="missing data files: HEADRACE_DATA is not set")
 def test_the_small_size_reaches_its_goals() -> None:
     found = run("small")
-    assert set(found["figures"]) >= FIGURES
+    assert set(found["figures"]) >= FIGURES | {"harmless_reward_accuracy"}
     assert [name for name, each in found["figures"].items() if each["holds"] is False] == []

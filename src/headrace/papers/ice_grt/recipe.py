@@ -31,7 +31,7 @@ REWARD_SIZES: dict[str, tuple[int, int, int] | None] = {
 def small(
     *, seed: int = 0, kl: KL = "adaptive", price: float = 0.1, target: float = 4.0,
     advantages: Literal["whitened", "centred", "raw"] = "whitened", reward_size: str = "base",
-    reward_scale: float = 1.0, in_domain: float = 0.75, iterations: int = 24,
+    reward_scale: float = 1.0, in_domain: float = 0.75, iterations: int = 20,
 ) -> RewardedConfig:  # fmt: skip
     """Return the run on real texts: a policy of 0.3 M parameters, some ten seconds on one core.
 

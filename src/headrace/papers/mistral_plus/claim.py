@@ -19,6 +19,7 @@ from headrace.online.rewarded import RewardedConfig
 from headrace.online.rewarded_trial import Check, Trial, tried
 from headrace.online.writing import DOMAIN, GENERAL, Writing
 from headrace.papers.mistral_plus import recipe
+from headrace.papers.mistral_plus.harmless import harmless_accuracy
 
 _log = logging.getLogger(__name__)
 
@@ -51,8 +52,11 @@ def toy(record: ClaimRecord) -> dict[str, object]:
 
 
 def small(record: ClaimRecord) -> dict[str, object]:
-    """All three ways on real texts."""
-    return compared(record, Writing(recipe.small().writing), recipe.small, SEEDS, every=6, least=0.03)
+    """All three ways on real texts; and what a reward model learns from the harmlessness data."""
+    writing = Writing(recipe.small().writing)
+    right = mean_over_seeds([harmless_accuracy(writing, seed) for seed in SEEDS[:3]])
+    record.add("harmless_reward_accuracy", right, unit="of held-out choices")
+    return compared(record, writing, recipe.small, SEEDS, every=5, least=0.0)
 
 
 def compared(
