@@ -8,32 +8,31 @@ rises, leases and prepared parts of the old one are void, and the step is done a
 from __future__ import annotations
 
 import logging
-import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 
+from headrace.elastic.gathering import WAKE_S, Gathering
 from headrace.elastic.membership import Membership
 from headrace.elastic.sequence import RowSequence, StepWork
 from headrace.elastic.turns import Result, Tables, Turn, Vote, merged
 from headrace.errors import ClusterError, HeadraceError, LeaseLost, NonFiniteLoss, StoreError
+from headrace.runtime.balance import share_batch
 from headrace.runtime.controller import Controller
 from headrace.runtime.frames import Array
 from headrace.runtime.work_queue import ShardQueue
 
 _log = logging.getLogger(__name__)
-State = tuple[Mapping[str, Any], Mapping[str, Array]]
 AHEAD = 2
 """Steps beyond the next one whose rows workers know already, so that they can read them."""
 SUMS_KEPT = 16
 """Steps by which a worker may lag before it has to begin anew."""
-WAKE_S = 0.5
 
 
-class Conductor:
-    """Members, epochs, plans and commits of a synchronous run.
+class Conductor(Gathering):
+    """Plans and commits of a synchronous run, whose members gather epoch by epoch.
 
     Args:
         queue: Where the rows are.
@@ -51,176 +50,26 @@ class Conductor:
         self, queue: ShardQueue, members: Membership, controller: Controller, tables: Tables, *, begin_with: int = 1,
         begin_s: float = 60.0, on_commit: Callable[[Result], None] | None = None,
     ) -> None:  # fmt: skip
-        self.queue, self.members, self.controller, self.tables = queue, members, controller, tables
-        self.turn = threading.Condition(threading.RLock())
-        self.sequence = RowSequence(queue)
-        self.committed = max(queue.last_step, 0)
+        super().__init__(members, controller, tables, max(queue.last_step, 0), begin_with, begin_s)
+        self.queue, self.sequence = queue, RowSequence(queue)
         self.results: dict[int, Result] = {}
         self.works: dict[int, StepWork] = {}
-        self.failed: HeadraceError | None = None
-        self.ended = False
-        self._begin_with, self._begin_s, self._on_commit = begin_with, begin_s, on_commit
-        self._open, self._born = False, time.monotonic()
-        self._entered: dict[str, int] = {}
-        self._formed = self._adrift = self._basis = 0
-        self._holders: list[str] = []
+        self._on_commit = on_commit
         self._step = Turn()
-        self._states: dict[int, State] = {}
-        self._restored: tuple[int, State] | None = None
 
-    # Members -------------------------------------------------------------------------------------------------------
-
-    def enter(self, worker: str, told: Mapping[str, Any], step: int) -> dict[str, Any]:
-        """Take part in the next epoch; returns once all its members are here.
-
-        Args:
-            worker: Who.
-            told: What it says of itself.
-            step: The newest step that its dense part has taken; -1: it has none.
-
-        Raises:
-            HeadraceError: What ended the run.
-        """
-        with self.turn:
-            now = time.monotonic()
-            if worker not in self.members:
-                self._joined(worker, told, now)
-            elif self._formed == self.members.epoch and not self.ended:
-                self._changed("broken", worker, "its group is broken", now)
-            while True:
-                self._raise_failure()
-                if self.ended:
-                    return {"end": True, "committed": self.committed}
-                if worker not in self.members:
-                    self._joined(worker, told, time.monotonic())
-                self._entered[worker] = step
-                if self._complete():
-                    try:
-                        if self._formed != self.members.epoch:
-                            self._form()
-                        if self._formed == self.members.epoch:
-                            return self._place(worker)
-                    except StoreError as error:
-                        _log.warning("epoch %d does not begin yet: %s", self.members.epoch, error)
-                        self._formed = 0
-                self.turn.wait(WAKE_S)
-
-    def _joined(self, worker: str, told: Mapping[str, Any], now: float) -> None:
-        self.members.join(worker, told, now)
-        self.controller.join(worker, "worker", now)
-        self._void()
-
-    def left(self, worker: str, reason: str) -> None:
-        """Note that a worker is gone."""
-        with self.turn:
-            now = time.monotonic()
-            if worker in self.members:
-                self.members.leave(worker, reason, now)
-                self.controller.leave(worker, now, reason)
-                self._void()
-
-    def changed(self, kind: str, worker: str, reason: str) -> None:
-        """Begin another epoch with the same members: the step is done again."""
-        with self.turn:
-            self._changed(kind, worker, reason, time.monotonic())
-
-    def _changed(self, kind: str, worker: str, reason: str, now: float) -> None:
-        self.members.raise_epoch(kind, worker, reason, now)
-        self._void()
-
-    def _void(self) -> None:
-        """Forget what belonged to the former epoch."""
-        self._entered.clear()
+    def void(self) -> None:
+        """Forget what was said of the present step."""
         self._step = Turn()
-        self._states.clear()
-        self.tables.fence(self.members.epoch)
-        self.turn.notify_all()
 
-    def _complete(self) -> bool:
-        """Return whether all members of this epoch have entered, and enough are here to begin."""
-        if not self._open:
-            late = time.monotonic() - self._born > self._begin_s
-            if len(self.members) < self._begin_with and not late:
-                return False
-            self._open = True
-        here = bool(self._entered) and set(self.members.names) == self._entered.keys()
-        return here and self.tables.ready and not self.homeless()
-
-    def _form(self) -> None:
-        """Begin the work of an epoch, behind what is committed; not where nobody holds the dense state."""
-        epoch, names = self.members.epoch, self.members.names
-        self._basis = self.committed
-        self._holders = [name for name in names if self._entered[name] == self._basis]
-        if not self._holders and self._restored is not None and self._restored[0] == self._basis:
-            self._states[epoch] = self._restored[1]
-        elif not self._holders and self._basis:
-            self._adrift = epoch
-            return
-        self._formed = epoch
+    def begin_work(self, epoch: int) -> None:
+        """Cut the first steps of an epoch."""
         self.works.clear()
         self.sequence.begin(f"group-{epoch}")
         self._plan_ahead()
-        self.turn.notify_all()
 
-    def _place(self, worker: str) -> dict[str, Any]:
-        names, basis, holders = self.members.names, self._basis, self._holders
-        return {
-            "end": self.ended, "epoch": self.members.epoch, "members": names, "rank": names.index(worker),
-            "meeting": self.members[names[0]].told.get("meeting", ""), "committed": basis,
-            "donor": holders[0] if holders else "",
-            "lacking": [name for name in names if name not in holders], "plans": self._told(worker, basis),
-        }  # fmt: skip
-
-    def go_back(self, step: int, fields: Mapping[str, Any], arrays: Mapping[str, Array]) -> None:
-        """Go on from a checkpoint: servers and queue stand there already, workers get its dense state.
-
-        Args:
-            step: Of the checkpoint.
-            fields: The dense state, packed; empty for step 0, which workers can make themselves.
-            arrays: The same.
-        """
-        with self.turn:
-            self.committed, self.ended = step, False
-            self._restored = (step, (dict(fields), dict(arrays)))
-            self.results.clear()
-            self._changed("restored", "", f"everything is at step {step}", time.monotonic())
-
-    def homeless(self) -> bool:
-        """Return whether an epoch has begun in which nobody holds the dense state: then all must go back."""
-        with self.turn:
-            return self._adrift == self.members.epoch and not self.ended
-
-    def hand_over(self, epoch: int, fields: Mapping[str, Any], arrays: Mapping[str, Array]) -> None:
-        """Keep the dense state that a donor gives to those who lack it."""
-        with self.turn:
-            if epoch == self.members.epoch:
-                self._states[epoch] = (dict(fields), dict(arrays))
-                self.turn.notify_all()
-
-    def handed(self, epoch: int) -> State:
-        """Return what was handed over in an epoch, waiting for it.
-
-        Raises:
-            LeaseLost: If another epoch has begun.
-        """
-        with self.turn:
-            while epoch not in self._states:
-                self._raise_failure()
-                if epoch != self.members.epoch:
-                    raise _over(epoch, self.members.epoch)
-                self.turn.wait(WAKE_S)
-            return self._states[epoch]
-
-    def wait_for_change(self, epoch: int, timeout_s: float) -> int:
-        """Return the epoch once it is another one, or the run has ended, or after a time."""
-        end = time.monotonic() + timeout_s
-        with self.turn:
-            while self.members.epoch == epoch and not self.ended and self.failed is None:
-                left = end - time.monotonic()
-                if left <= 0:
-                    break
-                self.turn.wait(left)
-            return self.members.epoch
+    def forget_results(self) -> None:
+        """Forget what was committed: it will be again."""
+        self.results.clear()
 
     # Steps ---------------------------------------------------------------------------------------------------------
 
@@ -299,7 +148,7 @@ class Conductor:
         result = self.results.get(step)
         newest = 0 if result is None else result.newest
         return {"decision": "commit", "newest": newest, "epoch": self.members.epoch, "end": self.ended,
-                "plans": self._told(worker, known)}  # fmt: skip
+                "plans": self.told(worker, known)}  # fmt: skip
 
     def _commit(self, step: int) -> None:
         """Record the step durably, then let everybody take it."""
@@ -355,6 +204,7 @@ class Conductor:
             work = self.sequence.take(step, self._sizes(step))
             if work is None:
                 self.ended = not self.works and bool(self.queue.finished)
+                self.finishers = set(self.members.names)
                 return
             self.works[step] = work
 
@@ -368,7 +218,9 @@ class Conductor:
         if plan.backup:  # equal parts, so that a step has as many rows whoever is left out
             share = max(self.controller.batch // max(len(names) - plan.backup, 1), 1)
             return dict.fromkeys(names, share)
-        return {name: plan.sizes.get(name, 0) for name in names}
+        if plan.sizes.keys() != set(names):  # of members before: the run went back behind a change of them
+            return dict(zip(names, share_batch(self.controller.batch, [1.0] * len(names)), strict=True))
+        return {name: plan.sizes[name] for name in names}
 
     def plans(self, worker: str, epoch: int, known: int) -> dict[str, Any]:
         """Return the plans after a known one, and whether the run has ended.
@@ -379,7 +231,7 @@ class Conductor:
         with self.turn:
             self._raise_failure()
             self._require_epoch(worker, epoch)
-            return {"plans": self._told(worker, known), "end": self.ended}
+            return {"plans": self.told(worker, known), "end": self.ended}
 
     def nudge(self) -> None:
         """Look for work again where there was none: rows may have become free."""
@@ -388,7 +240,7 @@ class Conductor:
                 self._plan_ahead()
                 self.turn.notify_all()
 
-    def _told(self, worker: str, known: int) -> list[dict[str, Any]]:
+    def told(self, worker: str, known: int) -> list[dict[str, Any]]:
         """Return the plans of steps after a known one, as a worker gets them."""
         told = []
         for step in sorted(number for number in self.works if number > known):
@@ -424,21 +276,3 @@ class Conductor:
                 if (shard, fence) in grants:
                     self.queue.fail(grants[shard, fence], position, error)
             self._changed("poison", worker, f"{len(rows)} rows were quarantined", time.monotonic())
-
-    def fail(self, error: HeadraceError) -> None:
-        """End the run with an error."""
-        with self.turn:
-            self.failed = self.failed or error
-            self.turn.notify_all()
-
-    def _raise_failure(self) -> None:
-        if self.failed is not None:
-            raise self.failed
-
-    def _require_epoch(self, worker: str, epoch: int) -> None:
-        if epoch != self.members.epoch or worker not in self.members:
-            raise _over(epoch, self.members.epoch)
-
-
-def _over(epoch: int, now: int) -> LeaseLost:
-    return LeaseLost(f"Epoch {epoch}", got=f"epoch {now}", expected="the present one", do="Enter again.")

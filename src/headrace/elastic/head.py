@@ -22,7 +22,7 @@ from headrace.elastic.recovery import Recovery
 from headrace.elastic.relief import Relief
 from headrace.elastic.server_side import ServerSide
 from headrace.elastic.stream import Inflow
-from headrace.errors import HeadraceError
+from headrace.errors import HeadraceError, StoreError
 from headrace.publish.durable_files import write_whole
 from headrace.runtime.actions import Add, Remove, Restart, action_from_json, action_json
 from headrace.runtime.controller import Controller, ControllerConfig, read_decisions
@@ -206,7 +206,10 @@ class Head:
     def _committed(self, result: Result) -> None:
         line = {"step": result.step, "epoch": result.epoch, "rows": result.rows, "workers": list(result.workers),
                 "time": time.time(), "monotonic": time.monotonic()}  # fmt: skip
-        self._steps.write(json.dumps(line) + "\n")
+        try:
+            self._steps.write(json.dumps(line) + "\n")
+        except OSError as error:  # a full disk: the line stays in the buffer and comes with a later one
+            _log.warning("steps: %s", error)
         self.recovery.committed(result.step)
 
     def _answer_status(self, request: Request) -> dict[str, Any]:
@@ -255,7 +258,10 @@ class Head:
         self.relief.start()
         while not self._stopped.wait(min(self.config.heartbeat_s, STATUS_S) / 2):
             now = time.monotonic()
-            self._watch(now, now - last)
+            try:
+                self._watch(now, now - last)
+            except StoreError as error:  # a full disk: what could not be noted is noted later
+                _log.warning("not done yet: %s", error)
             last = now
             if now - written > STATUS_S:
                 written = now

@@ -12,7 +12,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from headrace.errors import StoreError
 from headrace.publish.durable_files import write_whole
+
+RESERVED = 64
+"""Epochs in one note on disk; a head that starts again goes on above all of them."""
 
 
 @dataclass(slots=True)
@@ -68,6 +72,7 @@ class Membership:
         self._members: dict[str, Member] = {}
         self.events: list[Event] = []
         self.epoch = int(json.loads(path.read_text())["epoch"]) if path.is_file() else 0
+        self._reserved = self.epoch
         self.raise_epoch("start", "", "the head started", 0.0)
 
     @property
@@ -87,15 +92,16 @@ class Membership:
     def join(self, worker: str, told: Mapping[str, Any], now: float) -> bool:
         """Take a worker in, or in place of its former self; return whether the epoch rose."""
         index = int(worker.rpartition("-")[2]) if worker.rpartition("-")[2].isdigit() else 1 << 30
-        self._members[worker] = Member(worker, index, dict(told), now, now)
         self.raise_epoch("joined", worker, "", now)
+        self._members[worker] = Member(worker, index, dict(told), now, now)
         return True
 
     def leave(self, worker: str, reason: str, now: float) -> bool:
         """Drop a worker; return whether it was a member, and so the epoch rose."""
-        if self._members.pop(worker, None) is None:
+        if worker not in self._members:
             return False
         self.raise_epoch("left", worker, reason, now)
+        del self._members[worker]
         return True
 
     def seen(self, worker: str, now: float) -> bool:
@@ -115,8 +121,20 @@ class Membership:
             member.seen = now
 
     def raise_epoch(self, kind: str, worker: str, reason: str, now: float) -> int:
-        """Begin the next epoch, durably, and return it."""
+        """Begin the next epoch and return it.
+
+        Epochs are reserved on disk many at a time, so that a disk that is full now stops nobody from leaving.
+
+        Raises:
+            StoreError: If they cannot be reserved; nothing has changed.
+        """
+        if self.epoch >= self._reserved:
+            try:
+                write_whole(self._path, json.dumps({"epoch": self.epoch + RESERVED}).encode(), sync=False)
+            except OSError as error:
+                raise StoreError(f"Epochs in {self._path}", got=str(error), expected="a file that can be written",
+                                 do="Look at the free space and the rights of its folder.") from error  # fmt: skip
+            self._reserved = self.epoch + RESERVED
         self.epoch += 1
-        write_whole(self._path, json.dumps({"epoch": self.epoch}).encode(), sync=False)
         self.events.append(Event(now, self.epoch, kind, worker, reason))
         return self.epoch

@@ -23,7 +23,7 @@ from headrace.elastic.remote_tables import RemoteTables
 from headrace.elastic.rows import AheadReader
 from headrace.elastic.sync_step import Plan, Step
 from headrace.elastic.table_wire import ServerClient
-from headrace.errors import DataError, HeadraceError, LeaseLost, NumericError, WorkerLost
+from headrace.errors import DataError, HeadraceError, LeaseLost, NumericError, StoreError, WorkerLost
 from headrace.runtime.frames import Array
 from headrace.runtime.launch import Launched
 from headrace.runtime.wire import Connection, secret_of
@@ -31,6 +31,8 @@ from headrace.runtime.wire import Connection, secret_of
 _log = logging.getLogger(__name__)
 HEAD_PATIENCE_S = 120.0
 """How long a worker waits for a head that is started again."""
+FULL_S = 0.1
+"""Pause before a head whose disk is full is asked again."""
 AGAIN_S = 0.01
 """Pause before a worker whose step broke enters again: the head has mostly heard of the death by then."""
 
@@ -128,8 +130,19 @@ class Worker:
 
     def call(self, method: str, fields: Mapping[str, Any] | None = None, arrays: Mapping[str, Array] | None = None,
              timeout_s: float | None = None) -> Any:  # fmt: skip
-        """Call the head; patiently, because a call that was done already has the same answer."""
-        return self._connection.call(method, fields, arrays, timeout_s=timeout_s, retry_s=HEAD_PATIENCE_S)
+        """Call the head; patiently, because a call that was done already has the same answer.
+
+        A head whose disk is full refuses what it cannot record: then it is asked again until there is room.
+        """
+        end = time.monotonic() + HEAD_PATIENCE_S
+        while True:
+            try:
+                return self._connection.call(method, fields, arrays, timeout_s=timeout_s, retry_s=HEAD_PATIENCE_S)
+            except StoreError as error:
+                if time.monotonic() > end:
+                    raise
+                _log.info("%s: the head could not do it: %s", method, error)
+                time.sleep(FULL_S)
 
     def _numbers(self) -> dict[str, Any]:
         return {"step": self.taken, "learned": self.learned, "pid": os.getpid()}
