@@ -163,6 +163,10 @@ class TextCodec:
         text = str(self._tokenizer.decode([token], skip_special_tokens=True))
         return text or str(self._tokenizer.id_to_token(token) or "")
 
+    def longest(self) -> int:
+        """Return the most letters that one token stands for: a text has at least its length over this in tokens."""
+        return max(len(name) for name in self._tokenizer.get_vocab())
+
     @property
     def converses(self) -> bool:
         """Whether it has tokens for the roles of a conversation."""

@@ -83,6 +83,7 @@ class BodyReader:
     ) -> None:
         self.name, self.codec, self.settings = name, codec, settings
         self.max_length, self.vocabulary = max_length, vocabulary
+        self._most_letters = max_length * codec.longest()
 
     def completion(self, body: bytes) -> WritingRequest:
         """Read the body of `POST /v1/completions`."""
@@ -125,9 +126,18 @@ class BodyReader:
     def room(self, prompt: Sequence[int]) -> int:
         """Return how many tokens can follow a prompt, at least one."""
         if len(prompt) >= self.max_length:
-            error = DataError("prompt", got=f"{len(prompt)} tokens", expected=f"fewer than {self.max_length}")
-            raise Refusal(400, error, more={"code": "context_length_exceeded"})
+            raise self._too_long(f"{len(prompt)} tokens")
         return self.max_length - len(prompt)
+
+    def _check_letters(self, count: int) -> None:
+        """Refuse what cannot fit however it is cut into tokens, before time is spent on cutting it."""
+        if count > self._most_letters:
+            raise self._too_long(f"{count} letters")
+
+    def _too_long(self, got: str) -> Refusal:
+        error = DataError("prompt", got=got, expected=f"at most {self.max_length} tokens with what is to come",
+                          do="Shorten it, or ask for fewer tokens.")  # fmt: skip
+        return Refusal(400, error, more={"code": "context_length_exceeded"})
 
     def conversation(self, messages: object) -> tuple[int, ...]:
         """Return the tokens of a conversation, with the assistant's turn at its end."""
@@ -136,7 +146,10 @@ class BodyReader:
                               do="Ask /v1/completions.")  # fmt: skip
         if not isinstance(messages, list) or not messages:
             raise SchemaError("messages", got=short(messages), expected="a list of messages, not empty")
+        if len(messages) > self.max_length:
+            raise self._too_long(f"{len(messages)} messages")
         read = [_message(message, place) for place, message in enumerate(messages)]
+        self._check_letters(sum(len(message["content"]) for message in read))
         if self.settings.system and all(message["role"] != "system" for message in read):
             read.insert(0, {"role": "system", "content": self.settings.system})
         return tuple(self.codec.conversation(read)[0])
@@ -174,6 +187,7 @@ class BodyReader:
     def _prompt(self, one: object) -> tuple[int, ...]:
         if isinstance(one, str):
             begin = self.codec.begin is not None
+            self._check_letters(len(one))
             tokens = self.codec.encode([_text("prompt", one)], begin=begin).values.tolist()
             if not tokens:
                 raise SchemaError("prompt", got="an empty text", expected="a text with at least one token")
@@ -195,10 +209,7 @@ class BodyReader:
                               expected=f"at most {settings.max_choices} completions in one request")  # fmt: skip
         room = self.max_length - max(map(len, prompts))
         if room < (longest or 1):
-            error = DataError("prompt", got=f"{self.max_length - room} tokens and {longest or 1} to come",
-                              expected=f"at most {self.max_length} in all",
-                              do="Shorten it, or ask for fewer tokens.")  # fmt: skip
-            raise Refusal(400, error, more={"code": "context_length_exceeded"})
+            raise self._too_long(f"{self.max_length - room} tokens and {longest or 1} to come")
         stream, options = _flag(content, "stream"), _options(content.get("stream_options"))
         if options is not None and not stream:
             raise SchemaError("stream_options", got="no stream", expected="stream: true beside it")

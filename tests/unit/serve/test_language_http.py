@@ -119,6 +119,9 @@ def test_errors_are_those_of_the_protocol(served) -> None:
     wrong = [
         (openai.NotFoundError, "model", "model_not_found", {"model": "other"}),
         (openai.BadRequestError, "prompt", "context_length_exceeded", {"messages": HELLO * 40}),
+        (openai.BadRequestError, "prompt", "context_length_exceeded", {"messages": HELLO * 200}),
+        (openai.BadRequestError, "prompt", "context_length_exceeded", {
+            "messages": [{"role": "user", "content": "x" * 100_000}]}),
         (openai.BadRequestError, "n", None, {"n": 99}), (openai.BadRequestError, "top_p", None, {"top_p": 0}),
         (openai.BadRequestError, "tools", None, {"tools": [{"type": "function", "function": {"name": "f"}}]}),
         (openai.BadRequestError, "frequency_penalty", None, {"frequency_penalty": 0.5}),
