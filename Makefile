@@ -7,13 +7,15 @@
 # make bench-pipeline  whole training steps against their bound and their peers, from files on disk
 # make bench-serve    ranking over HTTP beside Ray Serve and FastAPI with torch, and the arithmetic bound
 # make bench-freshness  from an accepted click to an answer that learned it, at 2,000 events a second
+# make bench-stragglers what slow workers and servers cost, and what is done about it; half an hour
+# make bench-recovery   what the death of a process costs, beside torchft
 # make docs      the documentation site, in site/
 # Every target sets up by itself: .venv, packages pinned by constraints.txt, the native table.
 
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help venv build demo test test-all check bench bench-table bench-pipeline bench-serve bench-freshness peers docs format clean
+.PHONY: help venv build demo test test-all check bench bench-table bench-pipeline bench-serve bench-freshness bench-recovery bench-stragglers peers docs format clean
 
 VENV ?= .venv
 export VENV
@@ -96,6 +98,12 @@ bench-serve: build
 
 bench-freshness: build
 	@$(PY) benchmarks/freshness.py $(ARGS)
+
+bench-stragglers: build
+	@$(PY) benchmarks/stragglers.py $(ARGS)
+
+bench-recovery: build
+	@$(PY) benchmarks/recovery.py $(ARGS)
 
 # FBGEMM and TorchRec, in an environment of their own under build/.
 peers: venv

@@ -1,0 +1,121 @@
+"""Random faults over all roles of an elastic run; the ledger inside the model says what was learned."""
+
+from __future__ import annotations
+
+import os
+import sys
+import threading
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from headrace.elastic import ElasticConfig, run_elastic
+from headrace.runtime import LocalLauncher, Pattern, RestartConfig
+from headrace.testing.faults import Audit, Fault, FaultLab, FaultPlan, LabReport, ProxiedLauncher, audit
+from headrace.types import Report
+
+HERE = Path(__file__).resolve().parent
+POISON = (17, 4000)
+SILENCE_S = 1.0
+KINDS = {"kill": 2.0, "freeze": 2.0, "partition": 2.0, "slow-link": 1.0, "disk-full": 1.0}
+OFTEN = RestartConfig(give_up_after=40, free_per_minute=100)
+WORKERS, SERVERS = 4, 2
+ROLES = ["head-0", *(f"server-{n}" for n in range(SERVERS)), *(f"worker-{n}" for n in range(WORKERS))]
+
+
+@dataclass
+class Chaos:
+    """What came of a run: its audit, what was done to it, and how many steps it took."""
+
+    audit: Audit
+    faults: LabReport
+    steps: int
+
+
+@pytest.fixture(autouse=True)
+def _recipe(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(HERE))
+
+
+def chaos(folder: Path, plan: FaultPlan, *, rows: int, mode: str = "sync", step_s: float = 0.02) -> Chaos:
+    """Learn every row once while the plan is carried out."""
+    config = ElasticConfig(
+        recipe="elastic_recipe:planted", arguments={"rows": rows, "poison": POISON}, folder=folder, mode=mode,
+        workers=WORKERS, servers=SERVERS, shard_rows=512, heartbeat_s=0.1, silence_s=SILENCE_S, checkpoint_every=20,
+        publish=False, pattern=Pattern(worker_step_s=step_s),
+    )  # fmt: skip
+    path = os.pathsep.join([str(HERE), *(entry for entry in sys.path if entry)])
+    ended, done = threading.Event(), list[LabReport]()
+    plan.save(folder.parent / f"{folder.name}-plan.json")
+    with ProxiedLauncher(LocalLauncher(folder / "logs", environment={"PYTHONPATH": path})) as launcher:
+
+        def strike() -> None:
+            while len(steps(folder)) < 5 and not ended.wait(0.05):
+                pass
+            with FaultLab({name: launcher.target(name) for name in ROLES}) as lab:
+                done.append(lab.run(plan, until=ended.is_set))
+
+        striking = threading.Thread(target=strike)
+        striking.start()
+        try:
+            report = run_elastic(config, launcher=launcher, restarts=OFTEN)
+        finally:
+            ended.set()
+            striking.join()
+    assert not launcher.running()
+    return Chaos(audited(report, rows), done[0], int(report.figures["steps"].value))
+
+
+def steps(folder: Path) -> list[str]:
+    path = folder / "steps.jsonl"
+    return path.read_text().splitlines() if path.exists() else []
+
+
+def audited(report: Report, rows: int) -> Audit:
+    """Return what the ledger in the tables says, and the queue's list."""
+    counts, found = np.ones(rows, dtype=np.int64), report.settings["audit"]
+    for example, apart in found["wrong"]:
+        counts[example] += apart
+    assert found["learned"] == counts.sum()
+    listed = {row["row"]: row["error"] for row in report.settings["status"]["quarantined"]}
+    return audit(counts, quarantined=listed, others=range(rows, rows + found["unknown"]))
+
+
+def check(found: Chaos) -> None:
+    told = f"{found.audit.text()}\n{found.faults.text()}"
+    assert found.audit.clean, told
+    assert set(found.audit.quarantined) == set(POISON), told
+    assert all("nan" in reason for reason in found.audit.quarantined.values()), told
+
+
+def test_a_fault_of_each_kind_loses_and_doubles_nothing(tmp_path: Path) -> None:
+    """The short form: every kind of process is hit once."""
+    plan = FaultPlan(faults=(
+        Fault(0.1, "freeze", "worker-0", 0.3), Fault(0.3, "partition", "server-0", 0.3),
+        Fault(0.8, "kill", "worker-3"), Fault(1.2, "slow-link", "worker-1", 0.5, 50_000.0),
+        Fault(1.6, "disk-full", "head-0", 0.3), Fault(2.2, "kill", "head-0"),
+    ))  # fmt: skip
+    found = chaos(tmp_path / "run", plan, rows=6000)
+    check(found)
+    assert found.faults.count() == len(plan.faults), found.faults.text()
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(3600)
+@pytest.mark.parametrize("mode", ["sync", "async"])
+def test_two_hundred_faults_lose_and_double_nothing(tmp_path: Path, mode: str) -> None:
+    """As many runs as it takes; each has a plan of its own and is audited by itself."""
+    done, seed, roles, kinds = 0, 0, Counter[str](), Counter[str]()
+    while done < 200:
+        plan = FaultPlan.draw(seed, ROLES, 70, kinds=KINDS, every_s=(0.3, 1.5), length_s=(0.1, 1.2))
+        found = chaos(tmp_path / f"run-{seed}", plan, rows=40_000, mode=mode)
+        check(found)
+        struck = [one.fault for one in found.faults.done if one.form != "not done"]
+        done, seed = done + len(struck), seed + 1
+        roles.update(fault.name for fault in struck)
+        kinds.update(fault.kind for fault in struck)
+    assert set(roles) == set(ROLES)
+    assert set(kinds) == set(KINDS)
