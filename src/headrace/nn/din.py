@@ -10,9 +10,10 @@ from typing import Literal
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import batch_norm
+from torch.nn.functional import linear as product
 
 from headrace.config import known_name, require
+from headrace.nn.dice import Dice
 from headrace.nn.fields import dense_columns, start_at
 from headrace.nn.layers import MLP, InputAxis, InputLayout, embedded, empty_embeddings, generator, linear
 from headrace.nn.sequence import (
@@ -28,47 +29,7 @@ from headrace.nn.sequence import (
 )
 from headrace.types import Batch
 
-DICE_MOMENTUM = 0.01
-"""Share of a batch in the running statistics of `Dice`."""
-
-DICE_EPSILON = 1e-8
 PRELU_SLOPE = 0.25
-
-
-class Dice(nn.Module):
-    """Activation whose bend follows the data: `p(x) x + (1 - p(x)) a x`, `p = sigmoid((x - mean) / std)`, `a` learned.
-
-    Mean and variance are the batch's while training and running ones otherwise. A batch of fewer than two rows has no
-    variance, so it uses the running ones too.
-
-    Args:
-        width: Number of columns; each has its own statistics and its own `a`, which starts at 0.
-
-    Shapes:
-        (N, width) -> (N, width)
-
-    Source:
-        Zhou et al. 2018, "Deep Interest Network for Click-Through Rate Prediction", section 5.3.
-    """
-
-    def __init__(self, width: int) -> None:
-        super().__init__()
-        self.slope = nn.Parameter(torch.zeros(width))
-        self.mean: Tensor
-        self.variance: Tensor
-        self.register_buffer("mean", torch.zeros(width))
-        self.register_buffer("variance", torch.ones(width))
-
-    def forward(self, inputs_ND: Tensor) -> Tensor:
-        """Return the activations."""
-        learns = self.training and len(inputs_ND) > 1
-        normed = (
-            batch_norm(inputs_ND, self.mean, self.variance, training=learns, momentum=DICE_MOMENTUM, eps=DICE_EPSILON)
-            if len(inputs_ND)
-            else inputs_ND
-        )
-        share = torch.sigmoid(normed)
-        return inputs_ND * (share + (1.0 - share) * self.slope)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -120,14 +81,27 @@ class AttentionUnit(nn.Module):
     def forward(self, past: History, targets_BD: Tensor) -> Tensor:
         """Return the weighted sum of every example's entries."""
         examples_L = past.examples()
-        targets_LD = targets_BD[examples_L]
-        both = [targets_LD, past.rows, targets_LD - past.rows, targets_LD * past.rows]
-        weights_L1: Tensor = self.layers(torch.cat(both, dim=1))
+        weights_L1 = self._first(targets_BD.index_select(0, examples_L), past.rows)
+        for layer in itertools.islice(self.layers, 1, None):
+            weights_L1 = layer(weights_L1)
         if self.softmax:
             laid = pad(weights_L1, past.offsets)
             weights_BT = masked_softmax(laid.rows.squeeze(2), laid.mask)
             weights_L1 = unpad(Padded(weights_BT.unsqueeze(2), laid.mask))
         return sum_rows(weights_L1 * past.rows, examples_L, len(targets_BD))
+
+    def _first(self, targets_LD: Tensor, entries_LD: Tensor) -> Tensor:
+        """Return the first layer's output for targets, entries, their differences and their products, side by side.
+
+        The differences are never made: what they would be multiplied with is added to the weights of targets, and
+        taken from those of entries. That leaves three quarters of the largest product of all.
+        """
+        first = self.layers[0]
+        assert isinstance(first, nn.Linear)
+        of_target, of_entry, of_difference, of_product = first.weight.chunk(4, dim=1)
+        weight = torch.cat([of_target + of_difference, of_entry - of_difference, of_product], dim=1)
+        inputs = torch.cat([targets_LD, entries_LD, targets_LD * entries_LD], dim=1)
+        return product(inputs, weight, first.bias)
 
 
 class DIN(nn.Module):

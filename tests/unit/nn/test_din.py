@@ -1,4 +1,4 @@
-"""DIN: Dice, the attention unit, and the layout of the deep part's input."""
+"""DIN: the attention unit, and the layout of the deep part's input."""
 
 from __future__ import annotations
 
@@ -6,37 +6,9 @@ import pytest
 import torch
 
 from headrace.errors import ConfigError
-from headrace.nn.din import DICE_EPSILON, DICE_MOMENTUM, AttentionUnit, Dice, DINSettings
+from headrace.nn.din import AttentionUnit, DINSettings
 from headrace.nn.layers import generator
 from headrace.nn.sequence import History
-
-
-def test_dice_equals_its_formula_and_moves_its_statistics_in_training() -> None:
-    dice, inputs = Dice(3), torch.randn(50, 3, generator=generator(0)) * 2 + 1
-    with torch.no_grad():
-        dice.slope.copy_(torch.tensor([0.1, 0.2, -0.3]))
-    share = torch.sigmoid((inputs - inputs.mean(0)) / (inputs.var(0, unbiased=False) + DICE_EPSILON).sqrt())
-    torch.testing.assert_close(dice(inputs), share * inputs + (1 - share) * dice.slope * inputs)
-    torch.testing.assert_close(dice.mean, DICE_MOMENTUM * inputs.mean(0))
-    torch.testing.assert_close(dice.variance, 1 - DICE_MOMENTUM + DICE_MOMENTUM * inputs.var(0))
-    dice.eval()
-    share = torch.sigmoid((inputs - dice.mean) / (dice.variance + DICE_EPSILON).sqrt())
-    torch.testing.assert_close(dice(inputs), share * inputs + (1 - share) * dice.slope * inputs)
-
-
-@pytest.mark.parametrize("rows", [0, 1])
-def test_dice_takes_batches_without_a_variance(rows: int) -> None:
-    dice, before = Dice(3), Dice(3).state_dict()
-    inputs = torch.ones(rows, 3, requires_grad=True)
-    dice(inputs).sum().backward()
-    assert torch.isfinite(inputs.grad).all()
-    assert all(torch.equal(value, before[name]) for name, value in dice.state_dict().items())
-
-
-def test_dice_survives_equal_rows() -> None:
-    inputs = torch.ones(8, 3, requires_grad=True)
-    Dice(3)(inputs).sum().backward()
-    assert torch.isfinite(inputs.grad).all()
 
 
 def unit_and_history(**settings: object) -> tuple[AttentionUnit, History, torch.Tensor]:
@@ -55,6 +27,19 @@ def test_the_unit_equals_a_loop(softmax: bool) -> None:
         weights = unit.layers(torch.cat([target, keys, target - keys, target * keys], 1))
         weights = weights.softmax(0) if softmax else weights
         torch.testing.assert_close(found[row], (weights * keys).sum(0))
+
+
+def test_the_first_layer_learns_as_if_differences_had_been_made() -> None:
+    draw = generator(3)
+    unit = AttentionUnit(4, DINSettings(attention=(5,)), draw).double()
+    targets, entries = (torch.randn(7, 4, generator=draw, dtype=torch.float64).requires_grad_() for _ in range(2))
+    out = torch.randn(7, 5, generator=draw, dtype=torch.float64)
+    both = torch.cat([targets, entries, targets - entries, targets * entries], dim=1)
+    inputs = (targets, entries, *unit.layers[0].parameters())
+    expected = torch.autograd.grad((unit.layers[0](both) * out).sum(), inputs)
+    found = torch.autograd.grad((unit._first(targets, entries) * out).sum(), inputs)
+    for one, other in zip(found, expected, strict=True):
+        torch.testing.assert_close(one, other)
 
 
 def test_much_history_counts_for_more_without_softmax() -> None:
