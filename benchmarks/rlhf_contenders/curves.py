@@ -42,9 +42,9 @@ LR, KL, GOOD = 1e-3, 0.05, 6
 
 
 def asked(seed: int, iterations: int) -> torch.Tensor:
-    """Return the prompts of one run; TRL's last two tokens, padding and end, are not among them."""
+    """Return the prompts of one run."""
     draw = torch.Generator().manual_seed(100 + seed)
-    return torch.randint(GOOD, SIZES.vocabulary - 2, (iterations * ROWS, PROMPT), generator=draw)
+    return torch.randint(GOOD, SIZES.vocabulary, (iterations * ROWS, PROMPT), generator=draw)
 
 
 def share_of_good(_: Events, predictions: Events) -> list[float]:

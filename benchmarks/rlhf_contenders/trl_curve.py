@@ -42,12 +42,12 @@ class Reward(nn.Module):
 
 
 def tokenizer(vocabulary: int) -> Any:
-    """Return one that only says which tokens are special: the last two."""
+    """Return one that only says which tokens are special: two that no model can write, so that nothing ends early."""
     from tokenizers import Tokenizer, models
     from transformers import PreTrainedTokenizerFast
 
-    words = {f"w{number}": number for number in range(vocabulary - 2)}
-    words |= {"<pad>": vocabulary - 2, "<end>": vocabulary - 1}
+    words = {f"w{number}": number for number in range(vocabulary)}
+    words |= {"<pad>": vocabulary, "<end>": vocabulary + 1}
     made = Tokenizer(models.WordLevel(words, unk_token="w0"))
     return PreTrainedTokenizerFast(tokenizer_object=made, pad_token="<pad>", eos_token="<end>", padding_side="left")
 
@@ -62,7 +62,7 @@ def curve(settings: dict[str, Any], seed: int) -> list[float]:
     rows = settings["rows"]
     policy = AutoModelForCausalLM.from_pretrained(settings["folder"], local_files_only=True)
     critic = AutoModelForSequenceClassification.from_pretrained(settings["folder"], num_labels=1, local_files_only=True)
-    critic.config.pad_token_id = policy.config.pad_token_id = settings["vocabulary"] - 2
+    critic.config.pad_token_id = policy.config.pad_token_id = settings["vocabulary"]
     nn.init.zeros_(critic.score.weight)
     with tempfile.TemporaryDirectory() as folder:
         config = PPOConfig(

@@ -21,12 +21,13 @@ HELD_OUT = 400
 def pairs_of(choices: list[Choice], writing: Writing) -> Events:
     """Return choices as pairs: the end of what was asked, and as much of the answers as the model can take."""
     longest = writing.config.sizes.max_length
-    asked = [row[-longest // 4 :] for row in _rows(writing, [one.asked for one in choices])]
+    share = longest // 4
+    asked = [row[-share:] for row in _rows(writing, [one.asked for one in choices])]
     begin = writing.codec.begin
     columns = {"prompt_ids": [[begin, *row] for row in asked]}
     for name, texts in (("chosen_ids", [one.chosen for one in choices]),
                         ("rejected_ids", [one.rejected for one in choices])):  # fmt: skip
-        columns[name] = [row[: longest - longest // 4 - 1] for row in _rows(writing, texts)]
+        columns[name] = [row[: longest - share - 1] for row in _rows(writing, texts)]
     count = len(choices)
     return Events.from_columns({"key": [f"choice/{row}" for row in range(count)], "kind": ["example"] * count,
                                 "event_time": [0] * count,
