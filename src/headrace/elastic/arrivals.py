@@ -4,16 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Protocol
+from typing import Protocol
 
 from headrace.elastic.buckets import BucketMap, Mask
 from headrace.elastic.holdings import Holding, parts_of_chunks, table_from
+from headrace.elastic.server_parts import OwnServer
 from headrace.elastic.transactions import Part, Transaction, summed
 from headrace.errors import ClusterError
 from headrace.runtime.frames import Array
-
-if TYPE_CHECKING:
-    from headrace.elastic.table_server import TableServer
 
 
 class Peer(Protocol):
@@ -62,7 +60,7 @@ class Arrivals:
     Thread-safety: any thread; the calls of one move come one after another.
     """
 
-    def __init__(self, server: TableServer) -> None:
+    def __init__(self, server: OwnServer) -> None:
         self._server = server
         self._open: dict[str, _Arrival] = {}
         self._ended: set[str] = set()

@@ -19,7 +19,6 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -28,12 +27,10 @@ from headrace.elastic.arrivals import Peer
 from headrace.elastic.buckets import BucketMap, Mask, mask_of
 from headrace.elastic.holdings import Frozen, Holding, chunks_of, joined, part_of, table_from
 from headrace.elastic.prepared import Moved
+from headrace.elastic.server_parts import OwnServer
 from headrace.elastic.transactions import Part
 from headrace.errors import HeadraceError, StoreError, WorkerLost
 from headrace.store.parts import TableParts
-
-if TYPE_CHECKING:
-    from headrace.elastic.table_server import TableServer
 
 FRAME_BYTES = 32 << 20
 FEW = 2
@@ -55,7 +52,7 @@ class Departures:
     Thread-safety: any thread.
     """
 
-    def __init__(self, server: TableServer) -> None:
+    def __init__(self, server: OwnServer) -> None:
         self._server = server
         self._one = threading.Lock()
         self._mask: Mask | None = None
@@ -152,7 +149,7 @@ class Departures:
 
     def _freeze(self, mask: Mask, *, counted: bool) -> tuple[Callable[[], list[tuple[str, TableParts]]], int]:
         """Begin to note steps, and return how to read the buckets' tables as they are now, and the last step."""
-        server, end = self._server, time.monotonic() + self._server.limits.wait_s
+        server, end = self._server, time.monotonic() + self._server.wait_s
         while True:
             self._in_time(end)
             with server.order:
@@ -206,7 +203,7 @@ class Departures:
 
     def _give_up(self, mask: Mask, target: int) -> tuple[list[tuple[int, Part]], list[Moved], BucketMap]:
         """Stop owning the buckets; return the last steps, what was prepared for them, and the next map."""
-        server, end = self._server, time.monotonic() + self._server.limits.wait_s
+        server, end = self._server, time.monotonic() + self._server.wait_s
         while True:
             self._in_time(end)
             with server.order, server.state:

@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from headrace.elastic.buckets import BucketMap, Mask, of_runs, runs_of
 from headrace.elastic.holdings import Holding, joined, part_of, table_from
+from headrace.elastic.server_parts import OwnServer
 from headrace.errors import ClusterError, CorruptSnapshot, HeadraceError, StaleError, StoreError
 from headrace.store import (
     begin_save,
@@ -24,9 +25,6 @@ from headrace.store.checked import CheckedTable
 from headrace.store.parts import TableParts, from_state
 from headrace.store.table_files import Saving
 from headrace.types import State
-
-if TYPE_CHECKING:
-    from headrace.elastic.table_server import TableServer
 
 REMEMBERED = 8
 
@@ -50,7 +48,7 @@ class ServerCopies:
     Thread-safety: any thread.
     """
 
-    def __init__(self, server: TableServer) -> None:
+    def __init__(self, server: OwnServer) -> None:
         self._server = server
         self._planned: set[int] = set()
         self._copies: dict[int, _Copy] = {}

@@ -10,6 +10,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -78,13 +79,20 @@ class TableServer:
         self.limits, self.folder = limits or ServerLimits(), folder
         self.delay: Callable[[int], float] = lambda _: 0.0
         self.dims = {config.name: config.dim for config in configs}
-        self.order = threading.RLock()  # held while a step is applied, a bucket handed over, a copy begun
+        # held while a step is applied, a bucket handed over, a copy begun
+        self.order: AbstractContextManager[Any] = threading.RLock()
         self.state = threading.Condition()  # guards what is below
         self.map, self.applied, self.torn, self.restored = buckets, 0, "", 0
+        self.holdings: tuple[Holding, ...] = ()
         self.prepared = PreparedParts(f"Table server {number}", self.limits.prepared_bytes, self.limits.remembered)
         self.hold([Holding.fresh(buckets.mask(number), configs, 0)])
         self.load = ServerLoad()
         self.copies, self.departures, self.arrivals = ServerCopies(self), Departures(self), Arrivals(self)
+
+    @property
+    def wait_s(self) -> float:
+        """How long it waits for a step."""
+        return self.limits.wait_s
 
     def hold(self, holdings: Sequence[Holding]) -> None:
         """Take these holdings for all there is from now on. REQUIRES: `state` is held."""
