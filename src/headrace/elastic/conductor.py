@@ -83,7 +83,8 @@ class Conductor(Gathering):
             LeaseLost: If another epoch has begun, or the worker lags too far.
         """
         with self.turn:
-            if step == self.committed + 1 and epoch == self._formed and not self._step.chosen and len(values):
+            present = epoch == self._formed == self.members.epoch and worker in self.members
+            if present and step == self.committed + 1 and not self._step.chosen and len(values):
                 self._step.parts[worker] = values
                 self._choose(step)
             while True:

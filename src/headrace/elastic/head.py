@@ -80,8 +80,7 @@ class Head:
 
     def _answer_enter(self, request: Request) -> dict[str, Any]:
         fields = request.fields
-        while not self.servers.ready and self.conductor.failed is None:
-            time.sleep(TICK_S)
+        self._wait_for_servers()
         return self.conductor.enter(str(fields["worker"]), fields["told"], int(fields["step"]))
 
     def _answer_hand_over(self, request: Request) -> None:
@@ -162,7 +161,12 @@ class Head:
     # Servers -------------------------------------------------------------------------------------------------------
 
     def _answer_buckets(self, request: Request) -> dict[str, Any]:
+        self._wait_for_servers()  # a head that was started again is told of them in a moment
         return self.servers.record.fields()
+
+    def _wait_for_servers(self) -> None:
+        while not self.servers.ready and self.conductor.failed is None:
+            time.sleep(TICK_S)
 
     def _answer_set_server(self, request: Request) -> None:
         told = request.fields
