@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import importlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import is_dataclass
 from pathlib import Path
 from typing import Any
@@ -75,7 +75,12 @@ def learn_on(launcher: Launcher, config: ElasticConfig, stop: Callable[[], bool]
             if not quiet:
                 live.update(draw_cluster(status), refresh=True)
 
-        return run_elastic(config, launcher=launcher, stop=stop, on_status=on_status)
+        report = run_elastic(config, launcher=launcher, stop=stop, on_status=on_status)
+    audit = report.settings.get("audit")
+    if isinstance(audit, Mapping) and audit:
+        report.notes.append(f"{audit['learned']:,} of {audit['expected']:,} examples learned, {audit['lost']:,} lost, "
+                            f"{audit['doubled']:,} doubled: counted inside the model")  # fmt: skip
+    return report
 
 
 def elastic_config(arguments: argparse.Namespace) -> ElasticConfig:

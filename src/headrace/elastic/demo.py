@@ -37,8 +37,8 @@ class InventedClicks:
 
     schema: Schema
     rows: int
-    users: int = 2000
-    items: int = 500
+    users: int = 400
+    items: int = 100
     seed: int = 0
 
     def __call__(self) -> Splits:
@@ -60,7 +60,7 @@ class InventedClicks:
 
 
 def clicks(
-    *, rows: int = 60_000, dim: int = 8, batch_rows: int = 256, epochs: int = 1, lr: float = 0.01, seed: int = 0
+    *, rows: int = 60_000, dim: int = 8, batch_rows: int = 256, epochs: int = 1, lr: float = 0.03, seed: int = 0
 ) -> FitConfig:
     """Return a ranker of invented clicks."""
     schema = Schema(features=(IdFeature("user", dim), IdFeature("item", dim)))
