@@ -113,6 +113,12 @@ def main(folder: Path, base: Path, rollouts: int, behind: int, role: str) -> Non
     from headrace.online.language_roles import run_generator, run_language_learner, run_language_publisher
     from headrace.online.language_server import run_rollouts
 
+    if role == "serve":
+        from headrace.online.language_server import run_language_server
+
+        run_language_server(voted(base=base), RunFolder(folder), port=0, learning=True,
+                            on_ready=lambda url: print(url, flush=True))  # fmt: skip
+        return
     config = rewarded(base=base, rollouts=rollouts, behind=behind)
     roles = {"all": run_rollouts, "generator": run_generator, "learner": run_language_learner, "joiner": run_joiner,
              "publisher": run_language_publisher}  # fmt: skip

@@ -19,7 +19,7 @@ from headrace.data import EmbeddedLog
 from headrace.errors import HeadraceError, NumericError
 from headrace.learn import ManifestCheckpoint
 from headrace.online import RunFolder
-from headrace.online.language_server import run_language_server, run_rollouts
+from headrace.online.language_server import Beside, run_language_server, run_rollouts
 from headrace.publish import ChangeReader
 from headrace.testing import assert_same_state
 
@@ -187,6 +187,48 @@ def test_processes_that_are_killed_again_and_again_do_what_one_process_does(tmp_
     (one, sums), (other, others) = finished(tmp_path / "one"), finished(folder)
     assert sums == others
     assert_same_state(one, other)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_no_vote_is_lost_when_everything_is_killed(tmp_path, base) -> None:
+    folder, script = (
+        tmp_path / "run",
+        [sys.executable, str(SCRIPT), str(tmp_path / "run"), str(base), "0", "0", "serve"],
+    )
+    votes = 0
+    for turn in range(3):
+        process = subprocess.Popen(script, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+        with httpx.Client(base_url=process.stdout.readline().decode().strip(), trust_env=False, timeout=60) as http:
+            while http.get("/v1/ready").status_code != 200:
+                time.sleep(0.05)
+            for _ in range(20):
+                shown = http.post("/v1/comparisons", json={}).json()
+                vote = {"key": shown["key"], "kind": "prefer", "item": "0"}
+                votes += http.post("/v1/feedback", json=vote).json()["accepted"]
+            until = time.monotonic() + 60
+            while turn == 2 and published(folder) < votes // 8 and time.monotonic() < until:
+                time.sleep(0.05)
+        process.kill()
+        process.communicate()
+    assert published(folder) == votes // 8
+    # Whoever joins and learns the same events from the beginning comes to the same versions.
+    again = RunFolder(tmp_path / "again")
+    again.root.mkdir()
+    with EmbeddedLog(folder / "events.db") as events, EmbeddedLog(again.log("events")) as copied:
+        for entry in events.read("events", 0, limit=100_000):
+            copied.append("events", entry.stamped())
+        copied.close_topic("events")
+    beside = Beside(served.voted(base=base), again)
+    beside.start()
+    while not (beside.done or beside.failed):
+        time.sleep(0.05)
+    beside.close()
+    beside.check()
+    one, other = (ChangeReader(EmbeddedLog(root / "changes.db"), root / "snapshots").changes for root in (
+        folder, again.root))  # fmt: skip
+    sums = [[log.checksum(number) for number in range(votes // 8 + 1)] for log in (one, other)]
+    assert sums[0] == sums[1]
 
 
 def test_a_run_of_votes_alone_says_what_to_do(tmp_path, base) -> None:
