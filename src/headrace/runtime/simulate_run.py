@@ -92,7 +92,7 @@ class _Run:
         for place, (name, generation) in enumerate(self.servers.items()):
             share = self.controller.shares.get(name, even)
             by_row.append(pattern.server_s(place, 1, progress, generation) * job.ids_by_row * share)
-            asked = rows.sum() * job.ids_by_row * share
+            asked = rows.mean() * job.ids_by_row * share  # the mean look-up
             if pattern.server_row_s and asked >= 1:
                 self.controller.record_requests(name, int(asked), float(asked / (job.ids_by_row * share) * by_row[-1]))
         return compute, rows * max(by_row)

@@ -162,7 +162,7 @@ class AntDtNd:
         slow = self._for_good(view, servers, row_s, self.restart_server.tries)
         if slow is not None:
             name = servers.names[slow]
-            healed = servers.rows.sum() / len(row_s) * float(np.median(np.delete(row_s, slow)))
+            healed = float(servers.rows.sum() / len(row_s) * np.median(np.delete(row_s, slow)))
             pays, numbers = self.restart_server.pays(float((servers.rows * row_s).max()), healed, view)
             ratio = float(row_s[slow] / np.delete(row_s, slow).mean())
             if pays:

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from headrace.runtime.actions import Add, MoveBuckets, Restart
+from headrace.runtime.actions import Add, AdjustBatch, MoveBuckets, Restart
 from headrace.runtime.simulate_job import Overheads, SimulatedFault, SimulatedJob, bound
 from headrace.runtime.simulate_patterns import (
     mixed_devices,
@@ -64,9 +64,15 @@ def test_ours_gains_what_the_pattern_leaves() -> None:
         assert limits.bsp_s / own >= min(3.0, 0.8 * limits.speedup), pattern.name
 
 
-def test_slow_nodes_are_replaced() -> None:
-    kinds = [type(each.action) for each in simulate(replace(JOB, pattern=SERVER, rows=120_000), ND).decisions]
+def test_slow_nodes_are_replaced_after_they_were_relieved() -> None:
+    kinds = [type(each.action) for each in simulate(replace(JOB, pattern=SLOW, rows=120_000), ND).decisions]
+    assert kinds.index(AdjustBatch) < kinds.index(Restart)
+    own = replace(ND, restart_server=RestartCost(wait_s=0.0, stall_s=3.0))
+    result = simulate(replace(JOB, pattern=SERVER, rows=120_000, checkpoint_steps=50), own)
+    kinds = [type(each.action) for each in result.decisions]
     assert kinds.index(MoveBuckets) < kinds.index(Restart)
+    assert result.redone > 0  # everything went back to a checkpoint
+    assert result.rows == 120_000
 
 
 def test_with_backup_workers_late_rows_are_computed_again() -> None:

@@ -1,0 +1,110 @@
+"""What is compared: patterns of slowness, methods against it, and one job of real processes with injected sleeps."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from headrace.data.datasets import criteo as criteo_data
+from headrace.elastic import ElasticConfig, run_elastic
+from headrace.elastic.config import Mode, Sums
+from headrace.elastic.toy import toy
+from headrace.ranking.config import FitConfig
+from headrace.ranking.recipes import criteo
+from headrace.runtime import AntDtDd, AntDtNd, Asp, BackupWorkers, LbBsp, RestartCost, Solution, Static, solution_json
+from headrace.runtime import simulate_patterns as patterns
+
+IDS_BY_ROW = 26.0
+PATTERNS = ("persistent_worker", "transient_worker", "persistent_server", "mixed_devices")
+ND = AntDtNd(restart=RestartCost(wait_s=8.0, stall_s=1.0))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Work:
+    """One size of the comparison.
+
+    Attributes:
+        rows: Rows of the log; 80 % are learned, once.
+        batch_rows: Rows of a step over all workers.
+        step_s: Seconds of sleep that a healthy step of equal parts takes.
+        workers, servers: Processes.
+        seed: Of weights and order.
+    """
+
+    rows: int = 20_000
+    batch_rows: int = 80
+    step_s: float = 0.1
+    workers: int = 4
+    servers: int = 2
+    seed: int = 0
+
+    @property
+    def trained(self) -> int:
+        """Rows that are learned."""
+        return self.rows * 8 // 10
+
+    def pattern(self, name: str) -> patterns.Pattern:
+        """Return a pattern with this work's seconds by row; where a server is slow, look-ups take half of a step."""
+        row_s = self.step_s * self.workers / self.batch_rows
+        # a row asks each server for half of its 26 categories
+        share = row_s / 2 / (IDS_BY_ROW / self.servers)
+        return {
+            "none": patterns.no_stragglers(worker_row_s=row_s),
+            "persistent_worker": patterns.persistent_worker(worker_row_s=row_s, factor=6.0),
+            "transient_worker": patterns.transient_worker(worker_row_s=row_s, factor=4.0, share=1 / 3),
+            "persistent_server": patterns.persistent_server(worker_row_s=row_s / 2, server_row_s=share, factor=6.0),
+            "mixed_devices": patterns.mixed_devices(worker_row_s=row_s, factors=(1.0, 1.0, 3.0, 3.0)),
+        }[name]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Method:
+    """A way to train.
+
+    Attributes:
+        solution: What is done about slow nodes.
+        special: Another solution for one pattern.
+        mode: `sync` or `async`.
+        sums: Where gradients are added; backup workers need the head.
+    """
+
+    solution: Solution
+    special: Mapping[str, Solution] = field(default_factory=dict)
+    mode: Mode = "sync"
+    sums: Sums = "gloo"
+
+    def of(self, pattern: str) -> Solution:
+        """Return what is done under a pattern."""
+        return self.special.get(pattern, self.solution)
+
+
+METHODS = {
+    "BSP": Method(solution=Static()), "ASP": Method(solution=Asp(), mode="async"),
+    "backup workers": Method(solution=BackupWorkers(count=1), sums="head"), "LB-BSP": Method(solution=LbBsp()),
+    "AntDT": Method(solution=ND, special={"mixed_devices": AntDtDd()}),
+    "AntDT, asynchronous": Method(solution=ND, mode="async"),
+}  # fmt: skip
+OURS, OURS_ASYNC = "AntDT", "AntDT, asynchronous"
+
+
+def ranker(*, rows: int, batch_rows: int, seed: int = 0) -> FitConfig:
+    """Return a small DeepFM on the first rows of Criteo; on made clicks where there is no such file."""
+    if criteo_data.find() is None:
+        return toy(rows=rows, batch_rows=batch_rows, seed=seed)
+    return criteo(rows=rows, batch_rows=batch_rows, seed=seed, epochs=1, dim=8, hidden=(32,), min_count=4, lr=2e-3)
+
+
+def measured(work: Work, pattern: str, method: Method) -> Mapping[str, object]:
+    """Run one job of real processes; return its figures and settings, see `run_elastic`."""
+    ranker(rows=work.rows, batch_rows=work.batch_rows).data()  # prepared once, before many processes ask for it
+    with tempfile.TemporaryDirectory(prefix="antdt-") as folder:
+        config = ElasticConfig(
+            recipe="headrace.papers.antdt.recipe:ranker", folder=Path(folder) / "run", audit=False, publish=False,
+            arguments={"rows": work.rows, "batch_rows": work.batch_rows, "seed": work.seed}, workers=work.workers,
+            servers=work.servers, mode=method.mode, sums=method.sums, solution=solution_json(method.of(pattern)),
+            pattern=work.pattern(pattern), shard_rows=work.batch_rows,  # a lease is a step's rows: tails are short
+        )  # fmt: skip
+        report = run_elastic(config)
+    return {**{name: figure.value for name, figure in report.figures.items()}, **report.settings}
