@@ -13,15 +13,16 @@ import time
 from dataclasses import asdict
 from typing import Any
 
-from headrace.elastic.conductor import Conductor, Result, Vote
+from headrace.elastic.calls import METHODS
+from headrace.elastic.conductor import Conductor
 from headrace.elastic.config import ElasticConfig
-from headrace.elastic.head_start import METHODS
 from headrace.elastic.job import SOURCE, Job
 from headrace.elastic.membership import Membership
 from headrace.elastic.recovery import Recovery
 from headrace.elastic.relief import Relief
 from headrace.elastic.server_side import ServerSide
 from headrace.elastic.stream import Inflow
+from headrace.elastic.turns import Result, Vote
 from headrace.errors import HeadraceError, StoreError
 from headrace.publish.durable_files import write_whole
 from headrace.runtime.actions import Add, Remove, Restart, action_from_json, action_json
@@ -81,7 +82,7 @@ class Head:
     def _answer_enter(self, request: Request) -> dict[str, Any]:
         fields = request.fields
         self._wait_for_servers()
-        return self.conductor.enter(str(fields["worker"]), fields["told"], int(fields["step"]))
+        return dict(self.conductor.enter(str(fields["worker"]), fields["told"], int(fields["step"])))
 
     def _answer_hand_over(self, request: Request) -> None:
         self.conductor.hand_over(int(request.fields["epoch"]), request.fields, request.arrays)
@@ -117,12 +118,12 @@ class Head:
     def _answer_vote(self, request: Request) -> dict[str, Any]:
         fields = request.fields
         vote = Vote(int(fields["rows"]), float(fields["seconds"]), int(fields["newest"]))
-        return self.conductor.vote(str(fields["worker"]), int(fields["epoch"]), int(fields["step"]), vote,
-                                   int(fields["known"]))  # fmt: skip
+        return dict(self.conductor.vote(str(fields["worker"]), int(fields["epoch"]), int(fields["step"]), vote,
+                                        int(fields["known"])))  # fmt: skip
 
     def _answer_plans(self, request: Request) -> dict[str, Any]:
-        return self.conductor.plans(str(request.fields["worker"]), int(request.fields["epoch"]),
-                                    int(request.fields["known"]))  # fmt: skip
+        return dict(self.conductor.plans(str(request.fields["worker"]), int(request.fields["epoch"]),
+                                         int(request.fields["known"])))  # fmt: skip
 
     def _answer_bad(self, request: Request) -> None:
         fields = request.fields
@@ -203,7 +204,8 @@ class Head:
     def _answer_ordered(self, request: Request) -> None:
         with self.conductor.turn:
             order = action_from_json(request.fields["order"])
-            self.controller.done(order, time.monotonic(), worked=bool(request.fields["worked"]))
+            if isinstance(order, (Restart, Add, Remove)):
+                self.controller.done(order, time.monotonic(), worked=bool(request.fields["worked"]))
 
     # What can be seen ----------------------------------------------------------------------------------------------
 
