@@ -45,8 +45,8 @@ def test_workers_are_added_by_the_lag_of_a_stream(tmp_path: Path, monkeypatch: p
 
     words = ("recipe=shop_recipe:shop", f"log={log.path}", "held_rows=200")
     config = ElasticConfig(
-        recipe="headrace.elastic.stream:examples", settings=words, folder=folder, workers=1, servers=1, publish=False, pattern=Pattern(worker_row_s=0.01),
-        solution=solution_json(LagScaling(target_s=5.0, workers_max=3)),
+        recipe="headrace.elastic.stream:examples", settings=words, folder=folder, workers=1, servers=1, publish=False,
+        pattern=Pattern(worker_row_s=0.01), solution=solution_json(LagScaling(target_s=5.0, workers_max=3)),
     )  # fmt: skip
     with LocalLauncher(folder / "logs", environment={"PYTHONPATH": path}) as launcher:
         report = run_elastic(config, launcher=launcher, on_status=on_status)
