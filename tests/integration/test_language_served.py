@@ -15,13 +15,16 @@ import httpx
 import pytest
 import torch
 
-from headrace.data import EmbeddedLog
+from headrace.data import EmbeddedLog, EventJoin, EventJoiner, JoinConfig
 from headrace.errors import HeadraceError, NumericError
+from headrace.feedback import RewardFeedback
 from headrace.learn import ManifestCheckpoint
+from headrace.loop import EveryExamples, Loop, run
 from headrace.online import RunFolder
+from headrace.online.language_build import open_collator, open_language_learner, open_language_predictor
 from headrace.online.language_server import Beside, run_language_server, run_rollouts
-from headrace.publish import ChangeReader
-from headrace.testing import assert_same_state
+from headrace.publish import ChangeReader, LogPublisher
+from headrace.testing import ListSource, assert_same_state
 
 SCRIPT = Path(__file__).parent / "language_served.py"
 SPEC = importlib.util.spec_from_file_location("language_served", SCRIPT)
@@ -102,10 +105,10 @@ def test_a_model_improves_while_it_is_chatted_with_and_voted_on(tmp_path, base) 
 
 def finished(folder: Path) -> tuple[object, list[str]]:
     """The learner's state, and what every version was."""
-    run = RunFolder(folder)
-    reader = ChangeReader(EmbeddedLog(run.log("changes")), run.snapshots)
+    kept = RunFolder(folder)
+    reader = ChangeReader(EmbeddedLog(kept.log("changes")), kept.snapshots)
     sums = [reader.changes.checksum(number) for number in range(reader.last().number + 1)]
-    return ManifestCheckpoint(run.checkpoint).load()["learner"], sums
+    return ManifestCheckpoint(kept.checkpoint).load()["learner"], sums
 
 
 def started(folder: Path, base: Path, rollouts: int, behind: int, role: str = "all") -> subprocess.Popen[bytes]:
@@ -158,6 +161,26 @@ def test_a_dead_rewarder_is_said_and_nothing_is_lost(tmp_path, base) -> None:
     (one, sums), (other, others) = finished(tmp_path / "dying"), finished(tmp_path / "straight")
     assert sums == others
     assert_same_state(one, other)
+
+
+def test_the_roles_do_what_the_loop_does(tmp_path, base) -> None:
+    torch.set_num_threads(1)
+    config = served.rewarded(base=base, rollouts=5)
+    run_rollouts(config, RunFolder(tmp_path / "roles"), lambda: False)
+    how = config.rollouts
+    loop = tmp_path / "loop"
+    loop.mkdir()
+    publisher = LogPublisher(EmbeddedLog(loop / "changes.db"), loop / "snapshots")
+    join = EventJoin(JoinConfig(window_s=60.0, lateness_s=0.0, positive=("reward",), value="reward"))
+    run(Loop(
+        source=ListSource([how.prompts()]), predictor=open_language_predictor(config, how=how.config),
+        feedback=RewardFeedback(how.rewarder()), joiner=EventJoiner(join, open_collator(config)),
+        learner=open_language_learner(config), publisher=publisher, cadence=EveryExamples(served.ROWS),
+        read_rows=served.ROWS,
+    ))  # fmt: skip
+    roles = ChangeReader(EmbeddedLog(tmp_path / "roles" / "changes.db"), tmp_path / "roles" / "snapshots").changes
+    assert roles.last().number == publisher.last().number == 5
+    assert [roles.checksum(n) for n in range(6)] == [publisher.changes.checksum(n) for n in range(6)]
 
 
 @pytest.mark.slow
