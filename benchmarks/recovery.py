@@ -45,12 +45,14 @@ class Plan:
     Attributes:
         blows: Heartbeat time-out -> what is done to a worker of ours and of torchft; the first one is the goals'.
         rounds: Alternated runs at each time-out.
-        roles: Further roles of ours whose death is timed, at the last time-out.
+        roles: Further roles of ours whose death is timed, at the last time-out ...
+        role_rounds: ... and in how many rounds.
     """
 
     blows: tuple[tuple[float, tuple[str, ...]], ...] = ((5.0, ("kill",)), (1.0, ("kill", "freeze")))
-    rounds: int = 5
+    rounds: int = 3
     roles: tuple[str, ...] = ("server", "head")
+    role_rounds: int = 1
 
 
 PLANS = {
@@ -82,7 +84,8 @@ class Recovery:
             mine = {blow: list[Stall]() for blow in [*blows, *others]}
             theirs = {blow: list[Stall]() for blow in blows}
             for number in range(self.plan.rounds):
-                turns = [partial(self._ours, shape, mine), partial(self._torchft, shape, theirs)]
+                chosen = [*blows, *(others if number < self.plan.role_rounds else [])]
+                turns = [partial(self._ours, shape, chosen, mine), partial(self._torchft, shape, theirs)]
                 for turn in turns if number % 2 == 0 else reversed(turns):
                     turn()
             for blow in blows:
@@ -94,8 +97,8 @@ class Recovery:
         self._runs += 1
         return self.folder / f"run-{self._runs}"
 
-    def _ours(self, shape: Shape, into: dict[Blow, list[Stall]]) -> None:
-        for blow, stall in zip(into, ours.run(shape, list(into), self._place()), strict=True):
+    def _ours(self, shape: Shape, blows: list[Blow], into: dict[Blow, list[Stall]]) -> None:
+        for blow, stall in zip(blows, ours.run(shape, blows, self._place()), strict=True):
             into[blow].append(stall)
             self._told("headrace", shape, blow, stall)
 

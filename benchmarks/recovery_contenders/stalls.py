@@ -20,7 +20,7 @@ class Blow:
 
     kind: str
     role: str = "worker"
-    after_steps: int = 30
+    after_steps: int = 20
     steps_after: int = 20
 
 

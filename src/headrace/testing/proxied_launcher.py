@@ -74,19 +74,20 @@ class ProxiedLauncher:
 
     def exits(self, timeout_s: float = 0.0) -> Sequence[Any]:
         """Return the ends not told yet, each once."""
-        return self.inner.exits(timeout_s)
+        return list(self.inner.exits(timeout_s))
 
     def running(self) -> list[str]:
         """Return the names of the processes that live."""
-        return self.inner.running()
+        return list(self.inner.running())
 
     def pid(self, name: str) -> int | None:
         """Return a process's id; None when it does not run."""
-        return self.inner.pid(name)
+        found: int | None = self.inner.pid(name)
+        return found
 
     def signal(self, name: str, number: int) -> bool:
         """Send a signal; False when there was nobody to receive it."""
-        return self.inner.signal(name, number)
+        return bool(self.inner.signal(name, number))
 
     def stop(self, name: str, timeout_s: float = 10.0) -> None:
         """End a process."""
@@ -94,7 +95,7 @@ class ProxiedLauncher:
 
     def tail(self, name: str, lines: int = 15) -> str:
         """Return the last lines of a process's log."""
-        return self.inner.tail(name, lines)
+        return str(self.inner.tail(name, lines))
 
     def close(self) -> None:
         """End every process and the network."""

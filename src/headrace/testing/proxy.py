@@ -109,11 +109,13 @@ class TcpProxy:
 
     def partition(self, way: Way | None = None) -> None:
         """Let nothing through until `heal`, one way or (None) both; connections stay, and new ones seem to open."""
-        self._call(lambda: [self._open[each].clear() for each in (WAYS if way is None else (way,))])
+        for each in WAYS if way is None else (way,):
+            self._call(self._open[each].clear)
 
     def heal(self, way: Way | None = None) -> None:
         """End a partition, one way or (None) both; what was held back is delivered."""
-        self._call(lambda: [self._open[each].set() for each in (WAYS if way is None else (way,))])
+        for each in WAYS if way is None else (way,):
+            self._call(self._open[each].set)
 
     def cut(self) -> None:
         """Reset every open connection on both sides."""
