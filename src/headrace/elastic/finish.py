@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 
@@ -15,11 +15,8 @@ from headrace.publish import LogPublisher, Sluice
 from headrace.ranking.judge import judge
 from headrace.types import Change, Report, Version
 
-if TYPE_CHECKING:
-    from headrace.elastic.worker import Worker
 
-
-def finish(worker: Worker) -> None:
+def finish(worker: Any) -> None:
     """Make the result if the head chooses this worker to, and wait until it is made otherwise."""
     if not worker.call("farewell", {"worker": worker.name, "step": worker.taken}).fields["leader"]:
         return
@@ -38,7 +35,7 @@ def finish(worker: Worker) -> None:
     worker.call("result", {"figures": figures, "audit": audit, "steps": worker.taken})
 
 
-def learned(worker: Worker) -> Change:
+def learned(worker: Any) -> Change:
     """Return all that was learned, as version 0."""
     tables = {name: worker.remote.tables[name].rows() for name in worker.remote.tables if name != LEDGER}
     spec = dict(worker.learner.spec)
@@ -47,7 +44,7 @@ def learned(worker: Worker) -> Change:
                   notes={"example_offset": rows}, spec=spec, full=True)  # fmt: skip
 
 
-def audited(worker: Worker) -> dict[str, Any]:
+def audited(worker: Any) -> dict[str, Any]:
     """Return how many examples were learned how often, by the ledger in the tables."""
     if LEDGER not in worker.remote.tables:
         return {}
@@ -67,7 +64,7 @@ def audited(worker: Worker) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def _publish(worker: Worker, change: Change) -> None:
+def _publish(worker: Any, change: Change) -> None:
     """Publish the result in the run's folder, as a fit does."""
     folder, served = RunFolder(worker.config.folder), worker.job.served
     keep_preparation(served, folder)

@@ -15,6 +15,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from torch import Tensor
+from torch.distributed import PrefixStore, TCPStore  # type: ignore[attr-defined]
 
 from headrace.errors import WorkerLost
 
@@ -32,7 +33,7 @@ class MeetingPoint:
     """
 
     def __init__(self, host: str = "127.0.0.1") -> None:
-        self._store = dist.TCPStore(host, 0, None, True, wait_for_workers=False)
+        self._store = TCPStore(host, 0, None, True, wait_for_workers=False)
         self.address = f"{host}:{self._store.port}"
 
 
@@ -60,11 +61,11 @@ class GlooGroup:
             return
         place, _, port = meeting.rpartition(":")
         try:
-            store = dist.TCPStore(place, int(port), None, False, timeout=timedelta(seconds=MEETING_S))
-            options = dist.ProcessGroupGloo._Options()
+            store = TCPStore(place, int(port), None, False, timeout=timedelta(seconds=MEETING_S))
+            options: Any = dist.ProcessGroupGloo._Options()  # type: ignore[attr-defined]
             options._devices = [dist.ProcessGroupGloo.create_device(hostname=host)]
             options._timeout = timedelta(seconds=MEETING_S)
-            self._group = dist.ProcessGroupGloo(dist.PrefixStore(f"epoch-{epoch}", store), rank, size, options)
+            self._group = dist.ProcessGroupGloo(PrefixStore(f"epoch-{epoch}", store), rank, size, options)
             self._group.set_timeout(timedelta(seconds=timeout_s))
         except (RuntimeError, ValueError) as error:
             raise _gone("meeting", error) from error

@@ -8,14 +8,10 @@ import threading
 from pathlib import Path
 from typing import Any
 
+from headrace.elastic.calls import METHODS
 from headrace.runtime.frames import Request
 from headrace.runtime.launch import Launched, announce
 from headrace.runtime.wire import Handler, Server, secret_of
-
-METHODS = (
-    "add", "bad", "beat", "buckets", "enter", "farewell", "hand_over", "handed", "leave", "ordered", "orders", "plans",
-    "push", "result", "save", "saves", "set_server", "status", "vote", "work",
-)  # fmt: skip
 
 
 class Gate:

@@ -161,7 +161,7 @@ def write_frame(socket_: socket.socket, header: Mapping[str, Any], arrays: Mappi
             raise ClusterError(f"Array '{name}'", got=kind, expected="numbers or truth values in this machine's order")
         described.append([name, kind, list(given.shape)])
         if array.nbytes:
-            pieces.append(memoryview(array).cast("B"))
+            pieces.append(array.data.cast("B"))
     text = json.dumps({**header, "arrays": described}, separators=(",", ":")).encode()
     body = sum(len(piece) for piece in pieces)
     if len(text) > MAX_HEADER or body > MAX_BODY:

@@ -76,7 +76,7 @@ class Server:
                                               family=socket.AF_INET6 if ":" in host else socket.AF_INET)  # fmt: skip
         self.address = f"{f'[{host}]' if ':' in host else host}:{self._listener.getsockname()[1]}"
         self._open: set[socket.socket] = set()
-        self._lock, self._stopped = threading.Lock(), False
+        self._lock, self._stopped = threading.Lock(), threading.Event()
         threading.Thread(target=self._accept, name="wire-accept", daemon=True).start()
 
     def __enter__(self) -> Self:
@@ -90,23 +90,23 @@ class Server:
     def close(self) -> None:
         """Stop listening and end all connections; calls in progress are not waited for."""
         with self._lock:
-            self._stopped = True
+            self._stopped.set()
             connections = list(self._open)
         _end(self._listener)
         for connection in connections:
             _end(connection)
 
     def _accept(self) -> None:
-        while not self._stopped:
+        while not self._stopped.is_set():
             try:
                 connection, _ = self._listener.accept()
             except OSError:
-                if self._stopped:
+                if self._stopped.is_set():
                     return
                 time.sleep(PAUSE_S)
                 continue
             with self._lock:
-                taken = not self._stopped and len(self._open) < MAX_CONNECTIONS
+                taken = not self._stopped.is_set() and len(self._open) < MAX_CONNECTIONS
                 if taken:
                     self._open.add(connection)
             if taken:
@@ -123,7 +123,7 @@ class Server:
             prove(connection, self._secret, server=True)
             greeted = True
             connection.settimeout(None)
-            while not self._stopped:
+            while not self._stopped.is_set():
                 self._answer(connection, session)
         except (OSError, ClusterError) as error:
             if not greeted or isinstance(error, ClusterError):
