@@ -135,8 +135,8 @@ class Monitor:
         >>> for node in ("worker-0", "worker-1"):
         ...     monitor.join(node, "worker", 0.0)
         >>> for step in range(5):
-        ...     monitor.record("worker-0", rows=100, seconds=0.1)
-        ...     monitor.record("worker-1", rows=100, seconds=0.4)
+        ...     _ = monitor.record("worker-0", rows=100, seconds=0.1)
+        ...     _ = monitor.record("worker-1", rows=100, seconds=0.4)
         >>> monitor.speeds("worker").speeds().round().tolist()
         [1000.0, 250.0]
     """

@@ -62,7 +62,7 @@ class Pattern:
 
     Example:
         >>> pattern = persistent_worker(worker_row_s=0.001)
-        >>> pattern.worker_s(0, rows=100, progress=0.5, generation=0)
+        >>> round(pattern.worker_s(0, rows=100, progress=0.5, generation=0), 3)
         0.6
         >>> pattern.worker_s(0, rows=100, progress=0.5, generation=1), pattern.worker_s(1, rows=100)
         (0.1, 0.1)
