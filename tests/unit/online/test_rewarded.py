@@ -102,7 +102,7 @@ def test_a_trial_checks_before_on_the_way_and_after(writing) -> None:
     assert found.start["kl"] == 0.0
     assert found.end["kl_origin"] != 0.0
     assert 0.0 <= found.end["choices"] <= 1.0
-    assert len(found.frontier.golds) == 3
+    assert len(found.frontier.golds) == 4
 
 
 def test_a_critic_may_begin_as_the_reward_model(writing) -> None:

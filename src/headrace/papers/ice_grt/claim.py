@@ -22,10 +22,10 @@ from headrace.papers.ice_grt import recipe
 _log = logging.getLogger(__name__)
 
 SEEDS = (0, 1, 2, 3, 4)
-MAIN, FREE = "all of it", "no price of distance"
+MAIN, FIXED, FREE = "all of it", "fixed price", "no price of distance"
 ARMS: dict[str, dict[str, object]] = {
     MAIN: {},
-    "fixed price": {"kl": "fixed"},
+    FIXED: {"kl": "fixed"},
     FREE: {"kl": "none"},
     "raw advantages": {"advantages": "raw"},
     "whitened, rewards x 10": {"reward_scale": 10.0},
@@ -37,6 +37,8 @@ ARMS: dict[str, dict[str, object]] = {
     "prompts of reviews only": {"in_domain": 1.0},
 }
 TOY_ARMS = (MAIN, FREE)
+PRICES = (MAIN, FIXED, FREE)
+"""Arms that are judged on the way, too."""
 ABILITY = (MAIN, "prompts of books only", "prompts of reviews only")
 Runs = Mapping[str, Sequence[Trial]]
 Make = Callable[..., RewardedConfig]
@@ -61,7 +63,7 @@ def toy(record: ClaimRecord) -> dict[str, object]:
     """The whole recipe with and without a price of distance, on planted texts."""
     seeds = SEEDS[:2]
     writing = Writing(recipe.toy().writing)
-    runs = measured({arm: ARMS[arm] for arm in TOY_ARMS}, seeds, writing, recipe.toy)
+    runs = measured({arm: ARMS[arm] for arm in TOY_ARMS}, seeds, writing, recipe.toy, every=8)
     gains(record, runs, least=0.05)
     kl_control(record, runs)
     return {"seeds": list(seeds)}
@@ -70,7 +72,7 @@ def toy(record: ClaimRecord) -> dict[str, object]:
 def small(record: ClaimRecord) -> dict[str, object]:
     """Every arm, on real texts."""
     writing = Writing(recipe.small().writing)
-    runs = measured(ARMS, SEEDS, writing, recipe.small)
+    runs = measured(ARMS, SEEDS, writing, recipe.small, every=4)
     gains(record, runs, least=0.0)
     kl_control(record, runs)
     advantage_normalisation(record, runs)
@@ -83,12 +85,13 @@ def small(record: ClaimRecord) -> dict[str, object]:
 
 
 def measured(
-    arms: Mapping[str, Mapping[str, object]], seeds: Sequence[int], writing: Writing, make: Make
+    arms: Mapping[str, Mapping[str, object]], seeds: Sequence[int], writing: Writing, make: Make, *, every: int
 ) -> dict[str, list[Trial]]:
     """Run every arm with every seed; seeds draw the prompts, the completions and the order of learning."""
     runs: dict[str, list[Trial]] = {}
     for arm, settings in arms.items():
-        runs[arm] = [tried(make(seed=seed, **settings), writing, ability=arm in ABILITY) for seed in seeds]
+        way = every if arm in PRICES else None
+        runs[arm] = [tried(make(seed=seed, **settings), writing, ability=arm in ABILITY, every=way) for seed in seeds]
         ends = mean_over_seeds([one.end["gold"] for one in runs[arm]])
         _log.info("%s: gold %s, distance %.1f", arm, ends.text(3), mean(runs[arm], "kl"))
     return runs
@@ -119,15 +122,15 @@ def gains(record: ClaimRecord, runs: Runs, *, least: float) -> None:
                                          for name in ("reward", "gold")), "", "0.0", "")]  # fmt: skip
     for arm, trials in runs.items():
         gold = mean_over_seeds([one.end["gold"] for one in trials])
-        peak = sum(one.frontier.peak for one in trials) / len(trials)
+        peak = f"{sum(one.frontier.peak for one in trials) / len(trials):.3f}" if arm in PRICES else ""
         rows.append((arm, f"{mean(trials, 'reward'):.3f}", f"{gold.value:.3f}", f"{gold.spread:.3f}",
-                     f"{mean(trials, 'kl'):.1f}", f"{peak:.3f}"))  # fmt: skip
+                     f"{mean(trials, 'kl'):.1f}", peak))  # fmt: skip
     record.tables.append(ClaimTable(
         "What PPO makes of a fine-tuned model: held-out prompts",
         ("arm", "reward", "gold", "spread", "distance", "best on the way"), tuple(rows),
         (f"{len(main)} seeds. Gold: the hidden judge's mean probability that a friendly reviewer wrote it.",
          "Reward in deviations of the fine-tuned model's; each arm's by its own reward model. Distance: KL from the",
-         "fine-tuned model, nats a completion. Best on the way: of its rollouts, three neighbours averaged."),
+         "fine-tuned model, nats a completion. Best on the way: of the checks before, between and at the end."),
     ))  # fmt: skip
 
 
@@ -150,17 +153,16 @@ def kl_control(record: ClaimRecord, runs: Runs) -> None:
     record.add("kl_control/gold_lost_without", mean_over_seeds(lost), unit="judge's probability")
     lost = [one.frontier.peak - one.frontier.last for one in main]
     record.add("kl_control/gold_lost_with", mean_over_seeds(lost), unit="judge's probability")
-    lines = {arm: mean_line(trials) for arm, trials in runs.items() if arm in (MAIN, "fixed price", FREE)}
-    record.plots.append(Plot(title="Gold over distance, rollout by rollout", x_label="KL from the start, nats",
+    lines = {arm: mean_line(trials) for arm, trials in runs.items() if arm in PRICES}
+    record.plots.append(Plot(title="Gold over distance, check by check", x_label="KL from the start, nats",
                              y_label="gold", lines=lines))  # fmt: skip
-    record.plots.append(Plot(
-        title="Gold, rollout by rollout", x_label="rollout", y_label="gold",
-        lines={arm: ([float(place) for place in range(len(line[1]))], line[1]) for arm, line in lines.items()},
-    ))  # fmt: skip
+    many = [one["rollouts"] for one in main[0].checks]
+    record.plots.append(Plot(title="Gold, check by check", x_label="rollouts", y_label="gold",
+                             lines={arm: (many, line[1]) for arm, line in lines.items()}))  # fmt: skip
 
 
 def mean_line(trials: Sequence[Trial]) -> tuple[list[float], list[float]]:
-    """Return distance and gold of every rollout, means over seeds."""
+    """Return distance and gold of every check, means over seeds."""
     fronts = [one.frontier for one in trials]
     many = len(fronts[0].golds)
     return ([float(sum(one.distances[at] for one in fronts) / len(fronts)) for at in range(many)],

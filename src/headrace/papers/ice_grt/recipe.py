@@ -53,7 +53,7 @@ def small(
                    iterations=iterations)  # fmt: skip
 
 
-def toy(*, seed: int = 0, kl: KL = "adaptive", price: float = 0.05, iterations: int = 20) -> RewardedConfig:
+def toy(*, seed: int = 0, kl: KL = "adaptive", price: float = 0.05, iterations: int = 32) -> RewardedConfig:
     """Return the run on planted texts, in seconds."""
     config = ice_grt(planted(), seed=seed, kl=kl, price=price, target=3.0, in_domain=0.75, iterations=iterations)
     return replace(config, lr=1e-3, objective=PPO())
