@@ -55,7 +55,7 @@ SETTINGS = {
     "peers": "all methods share this library's runtime; shards are leased in every one of them, also in ASP",
 }  # fmt: skip
 
-FULL = Work(rows=12_800, batch_rows=80, step_s=0.2)
+FULL = Work(rows=0, batch_rows=80, step_s=0.3)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,7 +77,7 @@ class Plan:
     patterns: tuple[str, ...] = PATTERNS
     methods: tuple[str, ...] = tuple(METHODS)
     pairs: int = 9
-    pair_rows: int = 16_000
+    pair_rows: int = 12_000
     seeds: tuple[int, ...] = SEEDS
     agents: int = 1000
     sizes: tuple[int, ...] = SIZES
@@ -86,7 +86,7 @@ class Plan:
 PLANS = {
     "standard": Plan(),
     "quick": Plan(work=Work(rows=2_500, batch_rows=80, step_s=0.1), patterns=("persistent_worker",),
-                  methods=("BSP", OURS), pairs=0, seeds=(), sizes=(4, 1000)),
+                  methods=("BSP", OURS), pairs=0, seeds=(), sizes=(4, 256)),
     "tiny": Plan(work=Work(rows=800, batch_rows=80, step_s=0.02, workers=2, servers=1),
                  patterns=("persistent_worker",), methods=(OURS,), pairs=0, seeds=(), agents=50, sizes=(4,)),
 }  # fmt: skip
@@ -116,7 +116,7 @@ def real(plan: Plan, figures: Figures) -> Cells:
         figures.add(f"worse_than_best/{pattern}", [worse], goal=Goal("<=", 0.05))
         figures.add(f"bound/{pattern}", [limits.speedup], unit="times as fast")
     figures.tables.append(ClaimTable(
-        f"Job time, s: {work.workers} workers, {work.servers} servers, {work.trained // work.batch_rows} steps",
+        f"Job time, s: {work.workers} workers, {work.servers} servers",
         ("pattern", "bound", "goal", *plan.methods),
         tuple((pattern, f"{limit(work, pattern).speedup:.2f}x", f"{goal_of(limit(work, pattern)):.2f}x",
                *(f"{cells[pattern, method].job_s:.1f}" for method in plan.methods)) for pattern in plan.patterns),
@@ -146,7 +146,7 @@ def watching(plan: Plan, figures: Figures) -> None:
     if not plan.pairs:
         figures.missing("overhead_no_stragglers", "not run at this size", goal=goal)
         return
-    work, found = replace(plan.work, rows=plan.pair_rows, step_s=0.0), []
+    work, found = replace(plan.work, rows=plan.pair_rows, step_s=0.0, workers=2, servers=1), []
     for number in range(plan.pairs):
         order = ("BSP", OURS) if number % 2 == 0 else (OURS, "BSP")
         cpu_s = {method: Cell.of(measured(work, "none", METHODS[method])).cpu_s for method in order}
@@ -159,7 +159,7 @@ def virtual(plan: Plan, figures: Figures, cells: Cells) -> None:
     """Record the simulator: its error, sizes that we do not have, and what deciding costs."""
     overheads = TYPICAL
     if len(plan.methods) > 1:
-        overheads = calibrated(plan.work, say).overheads if plan.pairs else fitted_here(plan, cells)
+        overheads = fitted_here(plan, cells) if plan.work.rows else calibrated(plan.work, say).overheads
         apart = errors(plan.work, cells, overheads)
         sizes = sorted(abs(error) for error in apart.values())
         step_ms, push_ms = 1e3 * overheads.sync_s(plan.work.workers), 1e3 * overheads.push_s
@@ -207,9 +207,13 @@ def main() -> int:
     size.add_argument("--tiny", dest="size", action="store_const", const="tiny", help="no useful numbers; for tests")
     parser.add_argument("--json", action="store_true", help="one JSON object on standard output and nothing else")
     parser.add_argument("--record", type=Path, help="write the result there too")
+    parser.add_argument("--patterns", nargs="+", choices=PATTERNS, help="only these")
+    parser.add_argument("--pairs", type=int, help="alternated pairs without sleeps (0: none)")
     parser.set_defaults(size="standard")
     asked = parser.parse_args()
     plan, figures, began = PLANS[asked.size], Figures(), time.monotonic()
+    plan = replace(plan, patterns=tuple(asked.patterns or plan.patterns))
+    plan = replace(plan, pairs=plan.pairs if asked.pairs is None else asked.pairs)
     flag = "" if asked.size == "standard" else f" --{asked.size}"
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     try:

@@ -76,7 +76,7 @@ def test_cells_are_compared_with_the_best_baseline_and_the_seeds() -> None:
     cells = {("p", "BSP"): cell(6.0, 0.7), ("p", "ASP"): cell(2.0, 0.7), ("p", "AntDT"): cell(2.2, 0.75),
              ("p", "AntDT, asynchronous"): cell(2.1, 0.76)}  # fmt: skip
     assert (best_baseline(cells, "p"), ours_s(cells, "p")) == (2.0, 2.1)
-    assert auc_apart(cells, [0.73, 0.75]) == pytest.approx(0.5)
+    assert auc_apart(cells, [0.70, 0.80]) == pytest.approx(0.5)
     # a baseline that learned worse did another job
     assert best_baseline(cells | {("p", "BSP"): cell(6.0, 0.75)}, "p", [0.74, 0.76]) == 6.0
 

@@ -26,7 +26,7 @@ class Work:
     """One size of the comparison.
 
     Attributes:
-        rows: Rows of the log; 80 % are learned, once.
+        rows: Rows of the log; 80 % are learned, once. 0: as many as a pattern needs.
         batch_rows: Rows of a step over all workers.
         step_s: Seconds of sleep that a healthy step of equal parts takes.
         workers, servers: Processes.

@@ -47,7 +47,7 @@ def at_size(work: Work, overheads: Overheads, pattern: str, method: str, workers
     return simulate(job, way.of(pattern)).job_s
 
 
-def decision_cost(workers: int = 1000, seconds: float = 3.0, seed: int = 0) -> tuple[float, float]:
+def decision_cost(workers: int = 1000, seconds: float = 1.5, seed: int = 0) -> tuple[float, float]:
     """Feed a real controller by synthetic agents; return CPU seconds a second, and the longest decision in seconds.
 
     Every agent sends a sample with each heartbeat (every 150 ms), the controller decides as often; one agent in fifty
