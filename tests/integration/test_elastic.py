@@ -1,4 +1,4 @@
-"""An elastic run on real processes: a worker is killed, another frozen; nothing is lost, doubled or learned otherwise."""
+"""An elastic run on real processes: a worker is killed, another frozen; nothing is lost or learned otherwise."""
 
 from __future__ import annotations
 
@@ -20,7 +20,8 @@ ROWS = 6000
 
 def config(folder: Path, **settings) -> ElasticConfig:
     """Return a run of toy data."""
-    given = {"recipe": "headrace.elastic.toy:toy", "arguments": {"rows": ROWS, "epochs": 2}, "workers": 2, "silence_s": 2.0}
+    arguments = {"rows": ROWS, "epochs": 2}
+    given = {"recipe": "headrace.elastic.toy:toy", "arguments": arguments, "workers": 2, "silence_s": 2.0}
     return ElasticConfig(folder=folder, **given | settings)
 
 

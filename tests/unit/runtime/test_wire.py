@@ -137,21 +137,21 @@ def test_requests_over_the_limit_are_refused() -> None:
 
 def test_silence_ends_after_the_time_and_death_at_once() -> None:
     hold = threading.Event()
-    with Server({"wait": lambda request: {"x": hold.wait(5)}, "echo": echo}, secret=SECRET) as server:
-        with Connection(server.address, SECRET) as connection:
-            begun = time.monotonic()
-            with pytest.raises(WorkerLost, match="no answer within"):
-                connection.call("wait", timeout_s=0.1)
-            assert 0.05 < time.monotonic() - begun < 2
-            assert connection.call("echo", {"a": 2}).fields == {"a": 2}  # over a fresh connection, not the late answer
-            threading.Timer(0.1, server.close).start()
-            begun = time.monotonic()
-            with pytest.raises(WorkerLost):
-                connection.call("wait")
-            assert time.monotonic() - begun < 2
-            hold.set()
-            with pytest.raises(WorkerLost):
-                connection.call("echo")
+    methods = {"wait": lambda request: {"x": hold.wait(5)}, "echo": echo}
+    with Server(methods, secret=SECRET) as server, Connection(server.address, SECRET) as connection:
+        begun = time.monotonic()
+        with pytest.raises(WorkerLost, match="no answer within"):
+            connection.call("wait", timeout_s=0.1)
+        assert 0.05 < time.monotonic() - begun < 2
+        assert connection.call("echo", {"a": 2}).fields == {"a": 2}  # over a fresh connection, not the late answer
+        threading.Timer(0.1, server.close).start()
+        begun = time.monotonic()
+        with pytest.raises(WorkerLost):
+            connection.call("wait")
+        assert time.monotonic() - begun < 2
+        hold.set()
+        with pytest.raises(WorkerLost):
+            connection.call("echo")
 
 
 def test_a_killed_process_is_noticed_on_both_sides() -> None:
