@@ -85,7 +85,7 @@ class TextJudge:
                 loss = nn.functional.binary_cross_entropy_with_logits(logits, labels[rows])
                 loss = loss + decay * table.weight[some].square().sum() / len(rows)
                 adam.zero_grad()
-                loss.backward()
+                loss.backward()  # type: ignore[no-untyped-call]
                 adam.step()
         constants = torch.cat((linear.weight.flatten(), linear.bias)).detach().double().numpy()
         return TextJudge(words, pairs, table.weight.detach().flatten().double().numpy(), constants)

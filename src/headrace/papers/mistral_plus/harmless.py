@@ -9,6 +9,7 @@ import torch
 
 from headrace.data import jagged, preference_batch, token_column
 from headrace.data.datasets.dialogues import Choice, harmless_pairs
+from headrace.data.text import BEGIN
 from headrace.learn import fit_language
 from headrace.nn import ScoreModel
 from headrace.objectives import BradleyTerry
@@ -23,7 +24,7 @@ def pairs_of(choices: list[Choice], writing: Writing) -> Events:
     longest = writing.config.sizes.max_length
     share = longest // 4
     asked = [row[-share:] for row in _rows(writing, [one.asked for one in choices])]
-    begin = writing.codec.begin
+    begin = writing.codec.token(BEGIN)
     columns = {"prompt_ids": [[begin, *row] for row in asked]}
     for name, texts in (("chosen_ids", [one.chosen for one in choices]),
                         ("rejected_ids", [one.rejected for one in choices])):  # fmt: skip
