@@ -1,12 +1,10 @@
-"""Draws the recorded benchmarks of serving into docs/benchmarks.md.
+"""Draws recorded benchmarks into docs/benchmarks.md: serving, slow nodes and deaths.
 
-    python scripts/draw_serving.py
+    python scripts/draw_results.py
 
-Everything between the marks of the page is replaced by what benchmarks/results/serve.json and freshness.json hold;
-record them on a machine that does nothing else:
-
-    python benchmarks/serve.py --record benchmarks/results/serve.json
-    python benchmarks/freshness.py --record benchmarks/results/freshness.json
+Everything between a section's marks is replaced by what its files in benchmarks/results/ hold; record them on a machine
+that does nothing else, each with `python benchmarks/NAME.py --record benchmarks/results/NAME.json`. Pipeline, table,
+accuracy and preparation have drawings of their own.
 """
 
 from __future__ import annotations
@@ -18,14 +16,14 @@ from typing import Any
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "benchmarks" / "results"
 PAGE = ROOT / "docs" / "benchmarks.md"
-START, END = "<!-- serving: start -->", "<!-- serving: end -->"
+SECTIONS = {"serving": ("serve", "freshness"), "machines": ("stragglers", "recovery")}
+"""What stands between the marks of each section."""
 
 
-def recorded(result: dict[str, Any], seconds: float) -> str:
+def recorded(result: dict[str, Any]) -> str:
     """Return one result as Markdown: how it was run, all figures, all tables, notes."""
     settings = result["settings"]
-    lines = [(f"`{settings['command']}`, commit `{result['commit']}`, {result['machine']}; "
-              f"{seconds / 60:.0f} minutes."), ""]  # fmt: skip
+    lines = [f"`{settings['command']}`, commit `{result['commit']}`, {result['machine']}.", ""]
     lines += ["| figure | value | interval | goal | |", "|---|---:|---|---|---|"]
     for name, figure in result["figures"].items():
         value, goal = figure["value"], figure["goal"]
@@ -40,22 +38,25 @@ def recorded(result: dict[str, Any], seconds: float) -> str:
         lines += ["", f"**{table['title']}**", "", "| " + " | ".join(table["columns"]) + " |"]
         lines.append("|---|" + "---:|" * (len(table["columns"]) - 1))
         lines += ["| " + " | ".join(row) + " |" for row in table["rows"]]
-    lines += ["", *(f"- {note}." for note in settings["notes"])]
+    lines += ["", *(f"- {note.rstrip('.')}." for note in settings.get("notes", []))]
     return "\n".join(lines)
 
 
 def main() -> None:
     """Replace what stands between the marks."""
-    parts = []
-    for name, seconds in (("serve", "seconds"), ("freshness", "seconds_in_all")):
-        path = RESULTS / f"{name}.json"
-        if path.exists():
-            result = json.loads(path.read_text(encoding="utf-8"))
-            parts.append(f"#### {name}\n\n{recorded(result, result['settings'][seconds])}")
     text = PAGE.read_text(encoding="utf-8")
-    before, _, rest = text.partition(START)
-    _, _, after = rest.partition(END)
-    PAGE.write_text(f"{before}{START}\n" + "\n\n".join(parts) + f"\n{END}{after}", encoding="utf-8")
+    for section, names in SECTIONS.items():
+        start, end = f"<!-- {section}: start -->", f"<!-- {section}: end -->"
+        before, _, rest = text.partition(start)
+        _, found, after = rest.partition(end)
+        if not found:
+            raise SystemExit(f"{PAGE}: no marks {start} and {end}")
+        paths = [RESULTS / f"{name}.json" for name in names]
+        parts = [f"#### {path.stem}\n\n{recorded(json.loads(path.read_text(encoding='utf-8')))}"
+                 for path in paths if path.exists()]  # fmt: skip
+        body = "\n\n".join(parts) or "Nothing is recorded yet."
+        text = f"{before}{start}\n{body}\n{end}{after}"
+    PAGE.write_text(text, encoding="utf-8")
 
 
 if __name__ == "__main__":
