@@ -164,11 +164,11 @@ def _die_with(parent: int) -> None:
         ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
         if os.getppid() != parent:  # it died before this line
             os._exit(1)
-        return
+    else:
+        threading.Thread(target=_watch, args=(parent,), name="parent", daemon=True).start()
 
-    def watch() -> None:
-        while os.getppid() == parent:
-            time.sleep(ORPHAN_CHECK_S)
-        os._exit(1)
 
-    threading.Thread(target=watch, name="parent", daemon=True).start()
+def _watch(parent: int) -> None:
+    while os.getppid() == parent:
+        time.sleep(ORPHAN_CHECK_S)
+    os._exit(1)
