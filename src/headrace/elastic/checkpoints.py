@@ -37,7 +37,7 @@ class CopyTaker(Protocol):
         ...
 
     def collect_copy(self, sequence: int) -> dict[str, Any]:
-        """See `ServerCopies.collect`."""
+        """See `ServerCopies.gather`."""
         ...
 
     def restore(self, buckets: BucketMap, applied: int, copies: Sequence[Mapping[str, Any]]) -> None:

@@ -90,7 +90,7 @@ class ServerCopies:
                 copy.savings.append((runs_of(one.mask), saving))
             copy.dense = None if server.dense is None else server.dense.state()
         except HeadraceError as error:
-            copy.problem = error  # told by `collect`; a copy that fails must not stop learning
+            copy.problem = error  # told by `gather`; a copy that fails must not stop learning
         except OSError as error:
             copy.problem = StoreError(f"Table server {server.number}, copy", got=str(error), expected="a folder")
 
@@ -98,7 +98,7 @@ class ServerCopies:
         assert self._server.folder is not None
         return self._server.folder / f"{sequence:012d}" / f"server-{self._server.number}"
 
-    def collect(self, sequence: int) -> dict[str, Any]:
+    def gather(self, sequence: int) -> dict[str, Any]:
         """Wait for the files of a copy, and return what is in them: plain values, for the manifest.
 
         Raises:
@@ -139,7 +139,7 @@ class ServerCopies:
         Args:
             buckets: Who owns what from now on; there may be other servers than there were.
             applied: The step of the copies; 0 without copies: start anew.
-            copies: What `collect` returned at every server.
+            copies: What `gather` returned at every server.
 
         Raises:
             CorruptSnapshot: If a file is damaged, or not the one that was recorded.

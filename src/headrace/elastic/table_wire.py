@@ -119,7 +119,7 @@ class ServerClient:
         self._call("plan_copy", {"sequence": sequence})
 
     def collect_copy(self, sequence: int) -> dict[str, Any]:
-        """See `ServerCopies.collect`."""
+        """See `ServerCopies.gather`."""
         return dict(self._call("collect_copy", {"sequence": sequence}, timeout_s=LONG_S).fields)
 
     def restore(self, buckets: BucketMap, applied: int, copies: Sequence[Mapping[str, Any]]) -> None:
@@ -239,7 +239,7 @@ class _Answers:
         self._server.copies.plan(int(request.fields["sequence"]))
 
     def collect_copy(self, request: Request) -> dict[str, Any]:
-        return self._server.copies.collect(int(request.fields["sequence"]))
+        return self._server.copies.gather(int(request.fields["sequence"]))
 
     def restore(self, request: Request) -> None:
         fields = request.fields
