@@ -125,6 +125,9 @@ class _Run:
                 self._carry_out()
             except WorkerLost as error:
                 _log.info("no status: %s", error)
+                status = self._last_word(status)
+                if status.get("finished"):
+                    return self._report(status, whole=True)
                 continue
             if on_status is not None:
                 on_status(status)
@@ -132,6 +135,14 @@ class _Run:
                 raise ClusterError("Run", got=str(status["error"]), expected="a run that goes on")
             if status["finished"]:
                 return self._report(status, whole=True)
+
+    def _last_word(self, status: dict[str, Any]) -> dict[str, Any]:
+        """Return what a head that has ended by itself wrote last, where it can be read; else what is known."""
+        path = self.config.folder / "status" / "cluster.json"
+        if self.crew.names("head") or not path.is_file():
+            return status
+        known: dict[str, Any] = json.loads(path.read_text())
+        return known
 
     def _tell_servers(self) -> None:
         """Tell the head where servers listen: those that were started again, and a head that was."""
