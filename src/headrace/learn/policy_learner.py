@@ -28,24 +28,27 @@ POLICY = "policy."
 
 
 @dataclass(frozen=True, slots=True)
-class Described:
-    """An objective that says what it was made of, so that another learner's state is refused.
-
-    Attributes:
-        objective: The objective.
-        text: What is published with every version, and compared.
-    """
+class _Described:
+    """An objective that says what it was made of."""
 
     objective: Objective
     text: Mapping[str, str]
 
     def spec(self) -> Mapping[str, str]:
-        """Return what it was made of."""
         return self.text
 
     def __call__(self, model: nn.Module, batch: Batch) -> Loss:
-        """Return the objective's loss."""
         return self.objective(model, batch)
+
+
+def described(objective: Objective, text: Mapping[str, str]) -> Objective:
+    """Return an objective that says what it was made of, so that another learner's state is refused.
+
+    Args:
+        objective: The objective.
+        text: What is published with every version, and compared.
+    """
+    return _Described(objective, text)
 
 
 class PolicyLearner:
@@ -99,7 +102,7 @@ class PolicyLearner:
             model.critic.requires_grad_(False)
         text = {"policy": json.dumps(tree((self.config, objective)), sort_keys=True), "reference": digest(frozen)}
         settings = LearnerConfig(freshness=False, seed=self.config.seed)
-        self._steps = dense_learner(model, optimizer, Described(objective, text), settings)
+        self._steps = dense_learner(model, optimizer, described(objective, text), settings)
         self._coefficient, self._examples, self._rollouts = self.config.kl.coefficient, 0, 0
         self._rewards = [0.0, 0.0, 0.0]
         self._learned = {name for name, parameter in model.named_parameters() if parameter.requires_grad}

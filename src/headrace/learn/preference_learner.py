@@ -15,7 +15,7 @@ from headrace.config import require, tree
 from headrace.errors import CorruptSnapshot
 from headrace.learn.dense_only import dense_learner
 from headrace.learn.learner_config import LearnerConfig
-from headrace.learn.policy_learner import Described, digest
+from headrace.learn.policy_learner import described, digest
 from headrace.learn.rollouts import mean_parts
 from headrace.learn.several_steps import learned_in_steps
 from headrace.nn import CausalModel
@@ -87,7 +87,7 @@ class PreferenceLearner:
         text: Mapping[str, str] = {"preferences": json.dumps(tree(self.config), sort_keys=True),
                                    "reference": digest(frozen)}  # fmt: skip
         settings = LearnerConfig(freshness=False, seed=self.config.seed)
-        self._steps = dense_learner(learning, optimizer, Described(self.config.objective, text), settings)
+        self._steps = dense_learner(learning, optimizer, described(self.config.objective, text), settings)
         self._learned = {name for name, parameter in learning.named_parameters() if parameter.requires_grad}
         self._learned |= {name for name, _ in learning.named_buffers()}
         self._examples = self._batches = 0

@@ -20,7 +20,7 @@ class Server:
         self.answers, self.seen = [], []
         outer = self
 
-        class Handler(BaseHTTPRequestHandler):
+        class Answering(BaseHTTPRequestHandler):
             def do_POST(self) -> None:
                 body = json.loads(self.rfile.read(int(self.headers["content-length"])))
                 outer.seen.append((body, self.headers.get("authorization")))
@@ -33,7 +33,7 @@ class Server:
             def log_message(self, *_: object) -> None:
                 pass
 
-        self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self.server = ThreadingHTTPServer(("127.0.0.1", 0), Answering)
         self.url = f"http://127.0.0.1:{self.server.server_address[1]}/rewards"
         threading.Thread(target=self.server.serve_forever, daemon=True).start()
 
