@@ -52,7 +52,7 @@ def chaos(
     )  # fmt: skip
     path = os.pathsep.join([str(HERE), *(entry for entry in sys.path if entry)])
     ended, done = threading.Event(), list[LabReport]()
-    plan.save(folder.parent / f"{folder.name}-plan.json")
+    plan.write(folder.parent / f"{folder.name}-plan.json")
     with ProxiedLauncher(LocalLauncher(folder / "logs", environment={"PYTHONPATH": path})) as launcher:
 
         def strike() -> None:

@@ -152,11 +152,11 @@ class FaultPlan:
                 "Plan of faults", got=f"{type(error).__name__}: {error}", expected='{"seed": ..., "faults": [...]}'
             ) from error
 
-    def save(self, path: Path) -> None:
+    def write(self, path: Path) -> None:
         """Write the plan to a file."""
         path.write_text(self.to_json(), encoding="utf-8")
 
     @classmethod
-    def load(cls, path: Path) -> Self:
+    def read(cls, path: Path) -> Self:
         """Read a plan from a file."""
         return cls.from_json(path.read_text(encoding="utf-8"))

@@ -37,8 +37,8 @@ def test_weights_decide_how_often_a_kind_comes_up() -> None:
 
 def test_a_plan_goes_through_a_file(tmp_path) -> None:
     plan = FaultPlan.draw(3, ROLES, 40, kinds=list(KINDS))
-    plan.save(tmp_path / "plan.json")
-    assert FaultPlan.load(tmp_path / "plan.json") == plan
+    plan.write(tmp_path / "plan.json")
+    assert FaultPlan.read(tmp_path / "plan.json") == plan
 
 
 @pytest.mark.parametrize("text", ["", "[]", '{"faults": [{"kind": "kill"}]}', '{"faults": 3}'])
