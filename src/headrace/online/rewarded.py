@@ -165,18 +165,18 @@ class RewardedRun:
         predictor = LanguagePredictor(served, replica, how, codec=codec, seed=own.seed, batch_rows=own.rows)
         feedback = RewardFeedback(ModelReward(self.reward, own.rows))
         join = EventJoin(JoinConfig(window_s=3600.0, lateness_s=0.0, positive=("reward",), value="reward"))
-        judged = JudgedFeedback(feedback, self.writing, self._watch)
+        judged = _JudgedFeedback(feedback, self.writing, self._watch)
         return Loop(
-            source=MemorySource([self._requests()]), predictor=cast(Predictor, TimedPredictor(predictor, self._watch)),
+            source=MemorySource([self._requests()]), predictor=cast(Predictor, _TimedPredictor(predictor, self._watch)),
             feedback=cast(Feedback, judged), joiner=EventJoiner(join, TokenCollator(completion_batch, own.rows)),
-            learner=WatchedLearner(self._learner(), self._watch), publisher=publisher,
+            learner=_WatchedLearner(self._learner(), self._watch), publisher=publisher,
             cadence=EveryExamples(own.rows), read_rows=own.rows, stop=self.stop,
             checkpoint=None if self.folder is None else ManifestCheckpoint(self.folder / "checkpoint"),
         )  # fmt: skip
 
     def _publisher(self) -> Publisher:
         if self.folder is None:
-            return NewestOnly()
+            return _NewestOnly()
         self.folder.mkdir(parents=True, exist_ok=True)
         return LogPublisher(EmbeddedLog(self.folder / "changes.db"), self.folder / "snapshots")
 
@@ -263,7 +263,7 @@ class Watch:
             report.add(name, sum(values) / len(values), source=f"mean of the last {len(values)} rollouts")
 
 
-class TimedPredictor:
+class _TimedPredictor:
     """A predictor whose CPU time is counted as `generate`; otherwise the one inside.
 
     Args:
@@ -285,7 +285,7 @@ class TimedPredictor:
             self.inside.apply(change)
 
 
-class JudgedFeedback:
+class _JudgedFeedback:
     """Feedback that a hidden judge watches: what it says is noted as `gold`, and never part of an answer.
 
     Args:
@@ -312,7 +312,7 @@ class JudgedFeedback:
         return answers
 
 
-class WatchedLearner:
+class _WatchedLearner:
     """A policy learner whose losses are noted; its state has the curve in it.
 
     Args:
@@ -345,7 +345,7 @@ class WatchedLearner:
         self.watch.points[:] = json.loads(cast(str, state["points"]))
 
 
-class NewestOnly:
+class _NewestOnly:
     """A publisher in memory, for runs that nobody follows: numbers without gaps, only the newest change is kept."""
 
     def __init__(self) -> None:
@@ -354,7 +354,7 @@ class NewestOnly:
     def publish(self, change: Change) -> Change:
         """Take the next version; the newest one again changes nothing."""
         last = self.last().number
-        require(change.version.number in (last, last + 1), "NewestOnly", got=f"version {change.version.number}",
+        require(change.version.number in (last, last + 1), "Published versions", got=f"version {change.version.number}",
                 expected=f"version {last + 1}")  # fmt: skip
         if change.version.number > last:
             self._newest = change

@@ -51,8 +51,8 @@ class KeptLedger:
             found = self._file.replay()
             if found.snapshot is not None:
                 ledger = load(check_state(found.snapshot, self.config), self.config)
-            for step, body in found.earlier_steps:
-                self._remember(step, body)
+            for earlier, body in found.earlier_steps:
+                self._remember(earlier, body)
             for step, body in found.records:
                 record = json.loads(body)
                 if record[0] == "settings":

@@ -12,7 +12,7 @@ from headrace.data.passages import rows_of_tokens
 from headrace.errors import ConfigError
 from headrace.learn import CriticCredit, KLControl, LanguageFit, PolicyConfig
 from headrace.online import RewardedConfig, RewardedRun, Writing, judged_policy, tried
-from headrace.online.rewarded import NewestOnly, settled
+from headrace.online.rewarded import _NewestOnly, settled
 from headrace.online.writing import DOMAIN, GENERAL
 from headrace.online.writing_planted import planted
 from headrace.types import Change, Version
@@ -132,7 +132,7 @@ def test_bad_settings_are_refused(settings) -> None:
 
 
 def test_versions_in_memory_have_no_gaps() -> None:
-    publisher = NewestOnly()
+    publisher = _NewestOnly()
     first = Change(version=Version(0), full=True)
     assert publisher.publish(first) is first
     assert publisher.publish(Change(version=Version(0), full=True)) is first
