@@ -29,7 +29,7 @@ REWARD_SIZES: dict[str, tuple[int, int, int] | None] = {
 
 
 def small(
-    *, seed: int = 0, kl: KL = "adaptive", price: float = 0.1, target: float = 4.0,
+    *, seed: int = 0, kl: KL = "adaptive", price: float = 0.2, target: float = 2.0,
     advantages: Literal["whitened", "centred", "raw"] = "whitened", reward_size: str = "base",
     reward_scale: float = 1.0, in_domain: float = 0.75, iterations: int = 20,
 ) -> RewardedConfig:  # fmt: skip

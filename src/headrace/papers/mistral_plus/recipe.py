@@ -20,7 +20,7 @@ ROWS, WARMTH = 64, 0.7
 
 
 def small(
-    *, seed: int = 0, start: Literal["base", "tuned"] = "base", price: float = 0.1, target: float = 4.0,
+    *, seed: int = 0, start: Literal["base", "tuned"] = "base", price: float = 0.2, target: float = 2.0,
     in_domain: float = 0.75, iterations: int = 20,
 ) -> RewardedConfig:  # fmt: skip
     """Return the run on real texts: a policy of 0.3 M parameters, some ten seconds on one core.
