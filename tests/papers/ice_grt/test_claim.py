@@ -61,7 +61,7 @@ def test_every_arm_differs_from_the_whole_in_what_it_says() -> None:
     assert len({str(config) for config in configs.values()}) == len(ARMS)
     assert configs[FREE].policy.kl.coefficient == 0.0
     assert configs[MAIN].policy.kl.target == 2.0
-    assert configs["raw, rewards x 10"].policy.kl.coefficient == pytest.approx(1.0)  # the price grows with the rewards
+    assert configs["raw, rewards x 10"].policy.kl.coefficient == pytest.approx(2.0)  # the price grows with the rewards
     assert configs["prompts of books only"].in_domain == 0.0
 
 
