@@ -64,7 +64,7 @@ class Head:
         self.report: dict[str, Any] | None = None
         self.began = time.time()
         self._steps = (self.folder / "steps.jsonl").open("a", encoding="utf-8", buffering=1)
-        self._leader, self._seen_whole = "", False
+        self._leader, self._seen_whole, self._address = "", False, ""
         self._stopped = threading.Event()
         self.relief = Relief(self.servers, self.controller, lambda: self.conductor.turn)
 
@@ -219,7 +219,9 @@ class Head:
         self.recovery.committed(result.step)
 
     def _answer_status(self, request: Request) -> dict[str, Any]:
-        self._seen_whole = self._seen_whole or self.report is not None
+        if self.report is not None and not self._seen_whole:
+            self._write_status(self._address)  # whoever hears of the end may stop this process next
+            self._seen_whole = True
         return self.status()
 
     def status(self) -> dict[str, Any]:
@@ -260,7 +262,7 @@ class Head:
 
     def run(self, wire: Server) -> None:
         """Watch over silence until the run has ended and everybody has gone."""
-        last, written, ended = time.monotonic(), 0.0, time.monotonic()
+        last, written, ended, self._address = time.monotonic(), 0.0, time.monotonic(), wire.address
         self.relief.start()
         while not self._stopped.wait(min(self.config.heartbeat_s, STATUS_S) / 2):
             now = time.monotonic()

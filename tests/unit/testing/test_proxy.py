@@ -150,11 +150,11 @@ def test_refused_connections_are_reset_and_the_others_work(echo) -> None:
     came, refused = 0, 0
     with TcpProxy(echo, refuse=0.5, seed=3) as proxy:
         for _ in range(12):
-            with socket.create_connection(proxy.address, timeout=20) as client:
-                try:
+            try:  # a reset may come before connecting has returned
+                with socket.create_connection(proxy.address, timeout=20) as client:
                     came += ask(client, b"hello") == b"hello"
-                except ConnectionError:
-                    refused += 1
+            except ConnectionError:
+                refused += 1
     assert came >= 2
     assert refused >= 2
 
