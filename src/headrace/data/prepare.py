@@ -13,6 +13,7 @@ import shutil
 from collections.abc import Iterable, Iterator
 from functools import partial
 from pathlib import Path
+from threading import get_ident
 from typing import TypeAlias
 
 import pyarrow as pa
@@ -93,7 +94,7 @@ def prepare(
     wanted = _described(rows, preparation, split, group_rows)
     if folder.exists():
         return _same(folder, wanted)
-    work = folder.with_name(f".{folder.name}.{os.getpid()}.part")
+    work = folder.with_name(f".{folder.name}.{os.getpid()}-{get_ident()}.part")
     shutil.rmtree(work, ignore_errors=True)
     (work / "pieces").mkdir(parents=True)
     try:
@@ -104,11 +105,22 @@ def prepare(
             save_statistics(statistics, work / STATISTICS)
             counts = _place(plan, placed, PartWriters(work, part_names(split), group_rows), workers)
         shutil.rmtree(work / "pieces")
-        write_manifest(work, {**wanted, "rows": counts, "fingerprint": statistics.fingerprint()})
-        os.replace(work, folder)
+        made = {**wanted, "rows": counts, "fingerprint": statistics.fingerprint()}
+        write_manifest(work, made)
+        _appear(work, folder, made)
     finally:
         shutil.rmtree(work, ignore_errors=True)
     return PreparedData(folder)
+
+
+def _appear(work: Path, folder: Path, made: dict[str, object]) -> None:
+    """Rename the finished folder; another process may have made the same one meanwhile, which is as good."""
+    try:
+        os.replace(work, folder)
+    except OSError:
+        if not (folder / MANIFEST).is_file():
+            raise
+        _must_agree(folder, PreparedData(folder), json.loads(json.dumps(made)))
 
 
 def _encode(found: Iterator[RowPiece], plan: Plan, workers: Workers) -> list[Placed]:
@@ -164,11 +176,20 @@ def _same(folder: Path, wanted: dict[str, object]) -> PreparedData:
         raise ConfigError(f"Folder {folder}", got="a folder that was not made by `prepare`", expected="no folder yet",
                           do="Choose another folder.")  # fmt: skip
     data = PreparedData(folder)
-    differs = sorted(name for name, value in wanted.items() if data.manifest.get(name) != value)
-    if differs or wanted["files"] is None:
-        what = ", ".join(differs) if differs else "rows that are not files, which cannot be compared"
-        raise ConfigError(
-            f"Folder {folder}", got=f"prepared data; different: {what}", expected="the same, or no folder",
-            do="Remove the folder, or choose another one.",
-        )  # fmt: skip
+    _must_agree(folder, data, wanted)
+    if wanted["files"] is None:
+        raise _other(folder, "rows that are not files, which cannot be compared")
     return data
+
+
+def _must_agree(folder: Path, data: PreparedData, wanted: dict[str, object]) -> None:
+    differs = sorted(name for name, value in wanted.items() if data.manifest.get(name) != value)
+    if differs:
+        raise _other(folder, ", ".join(differs))
+
+
+def _other(folder: Path, what: str) -> ConfigError:
+    return ConfigError(
+        f"Folder {folder}", got=f"prepared data; different: {what}", expected="the same, or no folder",
+        do="Remove the folder, or choose another one.",
+    )  # fmt: skip

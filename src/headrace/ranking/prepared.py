@@ -13,6 +13,7 @@ from headrace.data.examples import Examples
 from headrace.data.prepare import prepare
 from headrace.data.prepare_columns import Preparation
 from headrace.data.prepare_split import OrderSplit, RandomSplit, Split
+from headrace.data.prepared_files import input_files
 from headrace.ranking.examples import Splits
 from headrace.types import Batch
 
@@ -70,8 +71,11 @@ def prepared(
         rows: What is prepared.
         plan: How.
         split: Which rows are `train`, `valid` and `test`.
-        folder: Where; None: in the cache, by name and fingerprint of all that matters.
+        folder: Where; None: in the cache, by name and fingerprint of all that matters. Files that have changed since
+            are prepared anew there; a folder of your own is refused then.
         processes: That work at once.
     """
-    where = folder or cache_folder() / "prepared" / f"{name}-{fingerprint([plan, split, rows])}"
-    return prepare(rows, plan, where, split=split, processes=processes)
+    if folder is None:
+        facts = fingerprint([plan, split, rows, input_files(rows.paths)])
+        folder = cache_folder() / "prepared" / f"{name}-{facts}"
+    return prepare(rows, plan, folder, split=split, processes=processes)

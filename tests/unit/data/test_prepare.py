@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import os
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pyarrow as pa
@@ -126,6 +128,27 @@ def test_a_folder_is_made_once(path, tmp_path) -> None:
     (tmp_path / "mine").mkdir()
     with pytest.raises(ConfigError, match="not made by"):
         prepare(examples(path), PLAN, tmp_path / "mine")
+
+
+@pytest.mark.parametrize("same", [True, False])
+def test_two_may_prepare_at_once(path, tmp_path, monkeypatch, same: bool) -> None:
+    """The second to finish finds the folder of the first: as good as its own, if it is the same."""
+    module = importlib.import_module("headrace.data.prepare")
+    write, other = module.write_manifest, Preparation(columns=(Category("city"),))
+
+    def overtaken(folder, content) -> None:
+        monkeypatch.setattr(module, "write_manifest", write)
+        with ThreadPoolExecutor(1) as pool:
+            pool.submit(prepare, examples(path), PLAN if same else other, tmp_path / "made", split=HALVES).result()
+        write(folder, content)
+
+    monkeypatch.setattr(module, "write_manifest", overtaken)
+    if same:
+        assert prepare(examples(path), PLAN, tmp_path / "made", split=HALVES).rows() == 1500
+    else:
+        with pytest.raises(ConfigError, match="different: fingerprint, preparation"):
+            prepare(examples(path), PLAN, tmp_path / "made", split=HALVES)
+    assert {entry.name for entry in tmp_path.iterdir()} == {"rows.csv", "made"}
 
 
 def test_nothing_is_left_of_a_failure(path, tmp_path) -> None:
