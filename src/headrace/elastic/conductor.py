@@ -55,7 +55,7 @@ class Conductor(Gathering):
         self.results: dict[int, Result] = {}
         self.works: dict[int, StepWork] = {}
         self._on_commit = on_commit
-        self._step = Turn()
+        self._step, self._anew = Turn(), -1
 
     def void(self) -> None:
         """Forget what was said of the present step."""
@@ -149,7 +149,7 @@ class Conductor(Gathering):
         result = self.results.get(step)
         newest = 0 if result is None else result.newest
         return {"decision": "commit", "newest": newest, "epoch": self.members.epoch, "end": self.ended,
-                "plans": self.told(worker, known)}  # fmt: skip
+                "plans": self.told(worker, known), "anew": self.committed == self._anew}  # fmt: skip
 
     def _commit(self, step: int) -> None:
         """Record the step durably, then let everybody take it."""
@@ -180,13 +180,23 @@ class Conductor(Gathering):
         for name, vote in turn.votes.items():
             if vote.rows:
                 self.controller.record_step(name, step, vote.rows, vote.seconds)
-        self.controller.tick(now, step)
+        everybody = turn.votes.keys() >= set(self.members.names)  # and so nobody has begun the next step
+        made = self.controller.tick(now, step, anew=everybody)
+        if any(decision.agree_at in self.works for decision in made):
+            self._cut_anew(step)
         if self._on_commit is not None:
             self._on_commit(result)
         try:
             self._plan_ahead()
         except StoreError as error:  # leases are not durable: they are taken anew
             self._changed("disk", "", str(error), now)
+
+    def _cut_anew(self, step: int) -> None:
+        """Take back the rows of the steps that were told already: a change must not wait until they are learned."""
+        told = [piece for number in sorted(self.works) for own in self.works[number].parts.values() for piece in own]
+        self.works.clear()
+        self.sequence.give_back(told)
+        self._anew = step
 
     def _record(self, step: int, work: StepWork, epoch: int, active: Sequence[str]) -> None:
         """Let the queue record what the step consumes; an error is the run's: workers ask again until it is durable."""
@@ -242,8 +252,8 @@ class Conductor(Gathering):
                 self.turn.notify_all()
 
     def told(self, worker: str, known: int) -> list[dict[str, Any]]:
-        """Return the plans of steps after a known one, as a worker gets them."""
-        told = []
+        """Return the plans of steps after a known one, as a worker gets them; all of them, where they are new ones."""
+        told, known = [], self.committed if self.committed == self._anew else known
         for step in sorted(number for number in self.works if number > known):
             plan, work, backup = self.controller.plan(step), self.works[step], self._backup(step)
             rows = work.rows if not backup else work.rows * (len(self.members) - backup) // len(self.members)

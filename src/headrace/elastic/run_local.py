@@ -86,7 +86,9 @@ class _Run:
         if role == "worker":
             words += ["--head", self._where()]
         environment = {**self.config.environment(), SECRET_VARIABLE: self.secret.decode()}
-        return RoleCommand(name=f"{role}-{index}", role=role, words=tuple(words), environment=environment)
+        return RoleCommand(
+            name=f"{role}-{index}", role=role, words=tuple(words), environment=environment, warm="headrace.elastic.warm"
+        )
 
     def _where(self) -> str:
         """Return the head's address; while it is being started again that of before, where it will listen again."""

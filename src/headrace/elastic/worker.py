@@ -221,6 +221,9 @@ class Worker:
     def _vote(self, numbers: dict[str, Any]) -> Mapping[str, Any]:
         told: Mapping[str, Any] = self.call("vote", {"worker": self.name, "known": self._known, **numbers}).fields
         if told["decision"] == "commit":
+            if told["anew"]:  # those that were told before hold no more
+                self._known = self.taken + 1
+                self._plans = {step: plan for step, plan in self._plans.items() if step <= self._known}
             self._take_plans(told["plans"])
             self.ended = bool(told["end"])
         return told

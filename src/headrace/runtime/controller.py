@@ -67,9 +67,9 @@ class ControllerConfig:
 class Controller:
     """Decisions of one run; it lives in the head, which asks it at every commit.
 
-    A plan is agreed in advance: a change takes effect at a step whose plan nobody was told yet, and what was told of a
-    step never changes, so no step mixes two plans. When workers come or go, steps that are not committed are
-    planned afresh (they are redone by the new members).
+    A plan is agreed in advance: a change takes effect at a step whose plan nobody was told yet, so no step mixes two
+    plans. What was told of a step changes only where nobody can have begun it: when workers come or go (steps that are
+    not committed are redone by the new members), and when all of them wait for the answer to a commit.
 
     Args:
         solution: Who decides.
@@ -198,16 +198,19 @@ class Controller:
         self._plans = self._plans[kept[-1] if kept else 0 :]
         self._agreed = first
 
-    def tick(self, now: float, step: int, *, rows_left: int | None = None) -> list[Decision]:
+    def tick(self, now: float, step: int, *, rows_left: int | None = None, anew: bool = False) -> list[Decision]:
         """Decide after a commit; return what was decided beyond doing nothing.
 
         Args:
             now: Seconds, on any clock that does not go back.
             step: The newest committed step.
             rows_left: Rows of the job that are not committed; None: those of the job but for the steps recorded so far.
+            anew: Whether nobody has begun the next step: a change may then begin with it, whatever was told of it.
         """
         if step > self._committed:
             self._committed = step
+        if anew:
+            self._asked = self._committed
         if step < self._agreed:  # a change is under way
             return []
         made = []

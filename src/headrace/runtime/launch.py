@@ -41,6 +41,8 @@ class RoleCommand:
         words: The command line.
         environment: Added to the environment of the place where it runs. A run's secret goes here, never into `words`,
             which every user of a machine may read.
+        warm: Module with what such a process imports. Where a launcher can, it imports it once, in a fork server, and
+            forks the processes of it; they then begin in milliseconds. Empty: each starts from nothing.
 
     Raises:
         ConfigError: If there is no name, or nothing to run.
@@ -50,6 +52,7 @@ class RoleCommand:
     role: str
     words: tuple[str, ...]
     environment: Mapping[str, str] = field(default_factory=dict, repr=False)
+    warm: str = ""
 
     def __post_init__(self) -> None:
         plain = bool(self.name) and all(letter.isalnum() or letter in "-_." for letter in self.name)

@@ -16,6 +16,7 @@ from typing import Self
 
 from headrace.config import require
 from headrace.errors import WorkerLost
+from headrace.runtime.forked import ForkedProcess, ForkServer
 from headrace.runtime.launch import (
     ADDRESS_BYTES,
     ANNOUNCE_VARIABLE,
@@ -35,10 +36,10 @@ class _Child:
     """One started process; `process` is None until it runs, `code` until it has ended."""
 
     command: RoleCommand
-    process: subprocess.Popen[bytes] | None = None
+    process: subprocess.Popen[bytes] | ForkedProcess | None = None
     address: str | None = None
     code: int | None = None
-    failure: OSError | None = None
+    failure: Exception | None = None
     ended: threading.Event = field(default_factory=threading.Event)
 
 
@@ -46,7 +47,8 @@ class LocalLauncher:
     """Starts every role as a process of this machine; each writes to `<logs>/<name>.log`.
 
     A thread per child starts it, reads its announcement and waits for it, so a death is noticed when the kernel tells
-    it, and children that began with `launched()` die with this process even if it is killed.
+    it, and children that began with `launched()` die with this process even if it is killed. On Linux, commands that
+    say what they import (`RoleCommand.warm`) are forked of a process that has imported it.
 
     Args:
         logs: Folder for the children's output.
@@ -62,6 +64,7 @@ class LocalLauncher:
         self._children: dict[str, _Child] = {}
         self._untold: list[Exit] = []
         self._changed = threading.Condition()
+        self._servers: dict[str, ForkServer] = {}
         logs.mkdir(parents=True, exist_ok=True)
 
     def start(self, command: RoleCommand) -> None:
@@ -87,13 +90,13 @@ class LocalLauncher:
         read, write = os.pipe()
         try:
             process = self._spawn(child.command, write)
-        except OSError as error:
+        except Exception as error:  # noqa: BLE001 - a program that is not there, or words that none can be given
             os.close(read)
-            os.close(write)
             child.failure = error
             self._ended(child, 127)
             return
-        os.close(write)
+        finally:
+            os.close(write)
         with self._changed:
             child.process = process
             self._changed.notify_all()
@@ -104,16 +107,33 @@ class LocalLauncher:
             self._changed.notify_all()
         self._ended(child, process.wait())
 
-    def _spawn(self, command: RoleCommand, announce: int) -> subprocess.Popen[bytes]:
-        threads = {} if "OMP_NUM_THREADS" in os.environ else {"OMP_NUM_THREADS": "1"}
-        own = {NAME_VARIABLE: command.name, HOST_VARIABLE: self.host, PARENT_VARIABLE: str(os.getpid()),
-               ANNOUNCE_VARIABLE: str(announce)}  # fmt: skip
+    def _spawn(self, command: RoleCommand, announce: int) -> subprocess.Popen[bytes] | ForkedProcess:
+        own = {NAME_VARIABLE: command.name, HOST_VARIABLE: self.host}
         with self._log(command.name).open("ab") as output:
+            if ForkServer.fits(command):
+                server, wanted = self._server(command.warm), {**command.environment, **own}
+                forked = server.fork(command, wanted, output.fileno(), announce)
+                if forked is not None:
+                    return forked
+            beginning = {PARENT_VARIABLE: str(os.getpid()), ANNOUNCE_VARIABLE: str(announce)}
             return subprocess.Popen(
                 command.words, stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT,
                 start_new_session=True, pass_fds=(announce,),
-                env={**os.environ, **threads, **self._environment, **command.environment, **own},
+                env={**self._surroundings(), **command.environment, **own, **beginning},
             )  # fmt: skip
+
+    def _surroundings(self) -> dict[str, str]:
+        threads = {} if "OMP_NUM_THREADS" in os.environ else {"OMP_NUM_THREADS": "1"}
+        return {**os.environ, **threads, **self._environment}
+
+    def _server(self, module: str) -> ForkServer:
+        """Return the fork server that has imported a module; one that has died is replaced."""
+        with self._changed:
+            known = self._servers.get(module)
+            if known is None or known.died:
+                log = self._log(f"fork-server-{len(self._servers)}")
+                known = self._servers[module] = ForkServer(module, log, self._surroundings())
+            return known
 
     def _ended(self, child: _Child, code: int) -> None:
         name = child.command.name
@@ -197,6 +217,10 @@ class LocalLauncher:
             if not self._children[name].ended.wait(max(0.0, deadline - time.monotonic())):
                 self.signal(name, signal.SIGKILL)
                 self._children[name].ended.wait()
+        with self._changed:
+            servers, self._servers = list(self._servers.values()), {}
+        for server in servers:
+            server.close()
 
     def __enter__(self) -> Self:
         return self

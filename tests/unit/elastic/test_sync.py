@@ -95,15 +95,17 @@ class Scripted:
         return [Decision(self.actions.pop(0), "told so", {})] if self.actions else []
 
 
-def test_other_sizes_learn_the_same(plain, tmp_path) -> None:
-    with cluster(tmp_path, workers=2) as run:
+@pytest.mark.parametrize("sums", ["gloo", "head"])
+def test_other_sizes_learn_the_same_and_hold_from_the_next_step(plain, tmp_path, sums) -> None:
+    with cluster(tmp_path, workers=2, sums=sums) as run:
         run.head.controller.solution = Scripted(
             AdjustBatch({"worker-0": 50, "worker-1": 14}, {"worker-0": 3}),
             AdjustBatch({"worker-0": 1, "worker-1": 63}), AdjustBatch({"worker-0": 64, "worker-1": 0}),
         )  # fmt: skip
         run.start(*NAMES[:2])
         run.wait()
-        assert len(run.head.controller.decisions) == 3
+        made = list(run.head.controller.decisions)
+        assert [decision.agree_at for decision in made] == [decision.step + 1 for decision in made] == [2, 3, 4]
         close(plain, run.weights())
 
 

@@ -49,6 +49,17 @@ def test_a_change_takes_effect_where_nobody_was_told_the_plan() -> None:
     assert own.plan(6).number > own.plan(5).number
 
 
+def test_a_change_begins_at_once_where_nobody_has_begun_the_next_step() -> None:
+    own = controller(AdjustBatch({"worker-0": 30, "worker-1": 10}), AdjustRate(0.5))
+    for step in range(5):
+        own.plan(step)
+    assert own.tick(1.0, 1, anew=True)[0].agree_at == 2
+    assert dict(own.plan(1).sizes) == {"worker-0": 20, "worker-1": 20}
+    assert dict(own.plan(2).sizes) == {"worker-0": 30, "worker-1": 10}
+    assert own.tick(2.0, 2, anew=True)[0].agree_at == 3
+    assert (own.plan(2).rate, own.plan(3).rate) == (1.0, 0.5)
+
+
 def test_nothing_is_decided_while_a_change_is_under_way() -> None:
     own = controller(AdjustRate(0.5), AdjustRate(0.25))
     own.plan(9)

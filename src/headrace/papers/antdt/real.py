@@ -131,7 +131,7 @@ def predicted(work: Work, pattern: str, method: str, overheads: Overheads, ids_b
     way = METHODS[method]
     job = SimulatedJob(
         rows=work.trained, batch=work.batch_rows, workers=work.workers, servers=work.servers, mode=way.mode,
-        pattern=work.pattern(pattern), overheads=overheads, noise=0.02, ids_by_row=ids_by_row, ahead=2, seed=work.seed,
+        pattern=work.pattern(pattern), overheads=overheads, noise=0.02, ids_by_row=ids_by_row, seed=work.seed,
     )  # fmt: skip
     result = simulate(job, way.of(pattern))
     return result.job_s - result.step_s[0]

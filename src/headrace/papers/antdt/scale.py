@@ -23,7 +23,7 @@ def simulated_table(work: Work, overheads: Overheads, methods: Sequence[str]) ->
             way = METHODS[method]
             job = SimulatedJob(
                 rows=work.trained, batch=work.batch_rows, workers=work.workers, servers=work.servers, mode=way.mode,
-                pattern=work.pattern(pattern), overheads=overheads, noise=0.02, ahead=2, seed=work.seed,
+                pattern=work.pattern(pattern), overheads=overheads, noise=0.02, seed=work.seed,
                 ids_by_row=26.0,
             )  # fmt: skip
             found[pattern, method] = simulate(job, way.of(pattern)).job_s
@@ -42,7 +42,7 @@ def at_size(work: Work, overheads: Overheads, pattern: str, method: str, workers
     job = SimulatedJob(
         rows=work.trained // work.batch_rows * batch, batch=batch, workers=workers, servers=work.servers,
         mode=way.mode, pattern=replace(work, workers=workers, batch_rows=batch).pattern(pattern), overheads=overheads,
-        noise=0.05, ahead=2, seed=work.seed, ids_by_row=26.0 / times,
+        noise=0.05, seed=work.seed, ids_by_row=26.0 / times,
     )  # fmt: skip
     return simulate(job, way.of(pattern)).job_s
 
