@@ -14,7 +14,8 @@ _log = logging.getLogger(__name__)
 Say = Callable[[str], None]
 STEPS = {"persistent_worker": 64, "transient_worker": 100, "persistent_server": 64, "mixed_devices": 48}
 """Steps of a real job: as many as it takes for what is seen in the first ones to pay."""
-BASELINES = ("BSP", "ASP", "backup workers", "LB-BSP")
+RIVALS = {OURS: ("BSP", "backup workers", "LB-BSP"), OURS_ASYNC: ("ASP",)}
+"""Baselines of either mode."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,30 +146,24 @@ def errors(work: Work, cells: Cells, overheads: Overheads) -> dict[tuple[str, st
     }
 
 
-def best_baseline(cells: Cells, pattern: str, seeds: Sequence[float] = ()) -> float:
-    """Return the seconds of the fastest baseline under a pattern that learned as well as plain training does."""
-    return fastest(cells, pattern, BASELINES, seeds)
+def worse_than_best(cells: Cells, pattern: str) -> float | None:
+    """Return by what share of its time our job takes longer than the best baseline of its mode, in the worse mode.
 
-
-def ours_s(cells: Cells, pattern: str, seeds: Sequence[float] = ()) -> float:
-    """Return our seconds under a pattern, in the mode (synchronous or not) that suits it better."""
-    return fastest(cells, pattern, (OURS, OURS_ASYNC), seeds)
-
-
-def fastest(cells: Cells, pattern: str, methods: Sequence[str], seeds: Sequence[float]) -> float:
-    """Return the seconds of the fastest job; one whose AUC is too low did another job, unless all are.
-
-    Args:
-        cells: All jobs.
-        pattern: Under which.
-        methods: Among which.
-        seeds: AUC of plain training by seed: below that of the same rows by more than their range is too low.
+    Synchronous jobs are compared with synchronous ones, asynchronous ones with each other: they do not learn the same.
+    None where not all of them were run.
     """
-    own = [cells[pattern, method] for method in methods if (pattern, method) in cells]
-    good = own
-    if seeds:
-        good = [cell for cell in own if cell.auc >= cells[pattern, "BSP"].auc - spread_of(seeds)]
-    return min(cell.job_s for cell in good or own)
+    if any((pattern, method) not in cells for modes in RIVALS.items() for method in (modes[0], *modes[1])):
+        return None
+    return max(
+        cells[pattern, ours].job_s / min(cells[pattern, other].job_s for other in others) - 1
+        for ours, others in RIVALS.items()
+    )
+
+
+def auc_lost(cells: Cells) -> float:
+    """Return how much AUC our asynchronous jobs lose against BSP's on the same rows, in the mean over patterns."""
+    lost = [cells[pattern, "BSP"].auc - cell.auc for (pattern, method), cell in cells.items() if method == OURS_ASYNC]
+    return sum(lost) / len(lost)
 
 
 def spread_of(seeds: Sequence[float]) -> float:
