@@ -11,11 +11,11 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import TracebackType
 from typing import IO, Self
 
 from headrace.config import known_name, require
 from headrace.errors import WorkerLost
+from headrace.testing.closing import Closing
 from headrace.testing.fault_plan import Fault
 
 LOG_TAIL_BYTES = 2000
@@ -62,7 +62,7 @@ def limited(command: Sequence[str], file_limit_bytes: int) -> list[str]:
     return [sys.executable, "-c", STARTER, str(file_limit_bytes), *command]
 
 
-class Chaos:
+class Chaos(Closing):
     """Child processes and what happens to them; as a context manager it starts them and leaves none behind.
 
     Children get a process group of their own, so what they started dies with them. The same seed gives the same
@@ -112,11 +112,6 @@ class Chaos:
             self.close()
             raise
         return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
 
     def start(self, name: str) -> int:
         """Start a child that does not run; return its process id."""

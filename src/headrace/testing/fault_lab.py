@@ -9,16 +9,16 @@ from __future__ import annotations
 import heapq
 import itertools
 import json
+import os
 import signal
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
-from types import TracebackType
-from typing import Self
 
 from headrace.config import known_name, require
+from headrace.testing.closing import Closing
 from headrace.testing.fault_plan import Fault, FaultPlan
 from headrace.testing.network import Network
 from headrace.testing.proxy import WAYS, Line, TcpProxy, Way
@@ -109,7 +109,7 @@ class LabReport:
         return "\n".join([*lines, "on " + ", ".join(f"{name} {count}" for name, count in sorted(roles.items()))])
 
 
-class FaultLab:
+class FaultLab(Closing):
     """Carries out plans; as a context manager it undoes whatever is still done when it ends.
 
     Faults may overlap: a role is let go when the last fault that holds it is over, and its link is as bad as the worst
@@ -119,6 +119,7 @@ class FaultLab:
         targets: The roles by name.
         quotas: Slow processors with control groups (`probe_rights()["cpu quota"]`) instead of signals.
         settled: The plan's clock starts when this first returns True: until then the run is still starting.
+        clock: Seconds; a test gives its own.
 
     Example:
         >>> import subprocess, sys
@@ -130,24 +131,17 @@ class FaultLab:
     """
 
     def __init__(
-        self, targets: Mapping[str, Target], *, quotas: bool = False, settled: Callable[[], bool] = lambda: True
-    ) -> None:
+        self, targets: Mapping[str, Target], *, quotas: bool = False, settled: Callable[[], bool] = lambda: True,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:  # fmt: skip
         require(len(targets) > 0, "targets", got=dict(targets), expected="at least one role")
-        self.targets, self.quotas, self.settled = dict(targets), quotas, settled
+        self.targets, self.quotas, self.settled, self._clock = dict(targets), quotas, settled, clock
         self.report = LabReport()
         self._frozen: Counter[int] = Counter()
         self._full: Counter[str] = Counter()
         self._bad: dict[str, list[Fault]] = {name: [] for name in targets}
         self._due: list[tuple[float, int, Callable[[], None]]] = []
         self._order = itertools.count()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
 
     def close(self) -> None:
         """Undo every fault that still lasts."""
@@ -166,20 +160,20 @@ class FaultLab:
         self.report = LabReport()
         while not self.settled() and not until():
             time.sleep(TICK_S)
-        began = time.monotonic()
+        began = self._clock()
         for fault in plan.faults:
-            while time.monotonic() < began + fault.at_s and not until():
-                self._undo(time.monotonic())
+            while self._clock() < began + fault.at_s and not until():
+                self._undo(self._clock())
                 time.sleep(TICK_S)
             if until():
                 break
-            self._undo(time.monotonic())
+            self._undo(self._clock())
             self._do(fault, began)
         while self._due and not until():
-            self._undo(time.monotonic())
+            self._undo(self._clock())
             time.sleep(TICK_S)
         self.close()
-        self.report.took_s = time.monotonic() - began
+        self.report.took_s = self._clock() - began
         return self.report
 
     def _undo(self, now: float) -> None:
@@ -187,7 +181,7 @@ class FaultLab:
             heapq.heappop(self._due)[2]()
 
     def _later(self, length_s: float, undo: Callable[[], None]) -> None:
-        heapq.heappush(self._due, (time.monotonic() + length_s, next(self._order), undo))
+        heapq.heappush(self._due, (self._clock() + length_s, next(self._order), undo))
 
     def _do(self, fault: Fault, began: float) -> None:
         target = self.targets[fault.name]
@@ -205,7 +199,7 @@ class FaultLab:
                 proxy.cut()
         elif not self._process(fault, pid, target):
             form, note = None, "its process was gone"
-        self.report.done.append(Done(fault, time.monotonic() - began, form or "not done", note))
+        self.report.done.append(Done(fault, self._clock() - began, form or "not done", note))
 
     def _process(self, fault: Fault, pid: int, target: Target) -> bool:
         """Do a fault to a process; False if it was not there any more."""
@@ -235,8 +229,13 @@ class FaultLab:
         share = fault.amount or 0.5
         if self.quotas:
             quota = CpuQuota(share)
-            quota.add(pid)
+            try:
+                quota.add(pid)
+            except BaseException:
+                quota.close()
+                raise
             return quota.close
+        os.kill(pid, 0)
         return Throttle(pid, share, held=lambda: self._frozen[pid] > 0).close
 
     def _thaw(self, pid: int) -> None:
@@ -275,11 +274,13 @@ class FaultLab:
         line = replace(line, bytes_per_s=min(speeds, default=None))
         if target.node is not None:
             network, node = target.node
-            network.heal(node)
+            for way in WAYS:
+                if way in cut_off:
+                    network.partition(node, way)
+                else:
+                    network.heal(node, way)
             network.shape(node, min(speeds, default=network.bytes_per_s))
-            for way in cut_off:
-                network.partition(node, way)
-            return
+            cut_off, line = set(), replace(line, bytes_per_s=None)  # the kernel does these; the proxies do the others
         for proxies, turned in ((target.links, False), (target.uplinks, True)):
             for proxy in proxies:
                 proxy.set(line)

@@ -13,11 +13,11 @@ import re
 import shutil
 import subprocess
 from collections.abc import Sequence
-from types import TracebackType
 from typing import Self
 
 from headrace.config import known_name, require
 from headrace.errors import ClusterError
+from headrace.testing.closing import Closing
 from headrace.testing.proxy import WAYS, Way
 
 COUNTER = itertools.count()
@@ -26,7 +26,7 @@ DROP = "rate 8bit burst 10 limit 10"
 """No packet is as small as this bucket, so all are dropped."""
 
 
-class Network:
+class Network(Closing):
     """Named nodes on one switch; as a context manager it leaves nothing behind.
 
     Args:
@@ -51,15 +51,10 @@ class Network:
     def __enter__(self) -> Self:
         try:
             self._build()
-        except ClusterError:
+        except BaseException:  # Ctrl-C too leaves nothing behind
             self.close()
             raise
         return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
 
     def address(self, node: str) -> str:
         """Return the node's IPv4 address."""
@@ -82,9 +77,9 @@ class Network:
             self._held.add((node, each))
             self._apply(node, each)
 
-    def heal(self, node: str) -> None:
-        """End a node's partition; TCP sends again what was lost, at its own pace (up to seconds later)."""
-        for each in WAYS:
+    def heal(self, node: str, way: Way | None = None) -> None:
+        """End a node's partition, one way or (None) both; TCP sends again what was lost, up to seconds later."""
+        for each in WAYS if way is None else (way,):
             self._held.discard((node, each))
             self._apply(node, each)
 

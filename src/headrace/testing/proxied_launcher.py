@@ -5,17 +5,17 @@ from __future__ import annotations
 import threading
 from collections.abc import Sequence
 from dataclasses import replace
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
 from headrace.errors import HeadraceError
+from headrace.testing.closing import Closing
 from headrace.testing.fault_lab import Target
 from headrace.testing.proxy import TcpProxy
 
 PATIENCE_S = 60.0
 
 
-class ProxiedLauncher:
+class ProxiedLauncher(Closing):
     """Wraps a launcher: whoever asks for the address of a process gets that of a `TcpProxy` before it.
 
     Where such an address stands in the command or the environment of a process started later, that process gets a proxy
@@ -34,14 +34,6 @@ class ProxiedLauncher:
         self._before: dict[str, TcpProxy] = {}
         self._own: dict[tuple[str, str], TcpProxy] = {}
         self._lock = threading.RLock()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
 
     def targets(self) -> dict[str, Target]:
         """Return every process that runs as a target of faults."""

@@ -11,10 +11,10 @@ import threading
 import time
 from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
-from types import TracebackType
 from typing import Literal, Self
 
 from headrace.config import require
+from headrace.testing.closing import Closing
 
 CHUNK_BYTES = 1 << 14
 QUEUE_CHUNKS = 256
@@ -48,7 +48,7 @@ class Line:
         require(0 <= self.loss < 1, "loss", got=self.loss, expected="a probability below 1")
 
 
-class TcpProxy:
+class TcpProxy(Closing):
     """Forwards loopback TCP connections to a target, as badly as it is told; use it as a context manager.
 
     TCP repairs lost packets, so a program sees a loss as a pause: each lost chunk, and everything behind it, comes
@@ -96,11 +96,6 @@ class TcpProxy:
     def __enter__(self) -> Self:
         self._thread.start()
         return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
 
     def set(self, line: Line, way: Way | None = None) -> None:
         """Make the line so, one way or (None) both; chunks that are already on their way arrive as they would have."""

@@ -12,11 +12,10 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from types import TracebackType
-from typing import Self
 
 from headrace.config import require
 from headrace.errors import ClusterError
+from headrace.testing.closing import Closing
 
 GROUPS = Path("/sys/fs/cgroup")
 PERIOD_US = 10_000
@@ -24,7 +23,7 @@ BEAT_S = 0.02
 COUNTER = itertools.count()
 
 
-class CpuQuota:
+class CpuQuota(Closing):
     """A control group whose processes get so much of one processor's time; needs the right to make one (root).
 
     The period is 10 ms: with the usual 100 ms, short steps would run at full speed and stall now and then.
@@ -51,14 +50,6 @@ class CpuQuota:
             self.close()
             raise
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
-
     def set(self, share: float) -> None:
         """Change the share."""
         require(share >= 0.01, "share", got=share, expected="0.01 or more of a processor")
@@ -72,7 +63,11 @@ class CpuQuota:
                 (self.folder / "cpu.cfs_quota_us").write_text(str(quota))
 
     def add(self, pid: int) -> None:
-        """Put a process, with all its threads, under the quota."""
+        """Put a process, with all its threads, under the quota.
+
+        Raises:
+            ProcessLookupError: If there is no such process any more.
+        """
         with _told("CPU quota"):
             (self.folder / "cgroup.procs").write_text(str(pid))
 
@@ -124,7 +119,7 @@ class Throttle:
             self._go()
 
 
-class SmallDisk:
+class SmallDisk(Closing):
     """A file system in memory of a given size, mounted on a folder, that can be filled up; needs root.
 
     Args:
@@ -145,14 +140,6 @@ class SmallDisk:
         )  # fmt: skip
         if done.returncode:
             raise ClusterError("Small disk", got=done.stderr.strip(), expected="a mounted file system", do="Be root.")
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
 
     def fill(self) -> None:
         """Leave no room: writes fail with ENOSPC."""
@@ -198,5 +185,7 @@ def _told(what: str) -> Iterator[None]:
     """Say what the machine did not let us do."""
     try:
         yield
+    except ProcessLookupError:
+        raise
     except OSError as error:
         raise ClusterError(what, got=str(error), expected="the right to do this", do="Be root on Linux.") from error

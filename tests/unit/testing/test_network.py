@@ -11,7 +11,18 @@ from pathlib import Path
 import pytest
 
 from headrace.errors import ClusterError, ConfigError
-from headrace.testing.faults import CpuQuota, Network, SmallDisk, Throttle, limit_files, probe_rights
+from headrace.testing.faults import (
+    CpuQuota,
+    Fault,
+    FaultLab,
+    FaultPlan,
+    Network,
+    SmallDisk,
+    Target,
+    Throttle,
+    limit_files,
+    probe_rights,
+)
 
 SEND = """
 import socket, sys, time
@@ -145,6 +156,89 @@ with open(sys.argv[1], "ab", buffering=0) as file:
             assert any(child.stdout.readline() == "written\n" for _ in range(1000))
         finally:
             child.kill()
+
+
+def test_the_laboratory_cuts_off_and_slows_a_node() -> None:
+    """The kernel's form of partitions and slow links."""
+    need("namespaces")
+    with Network(["a", "b"]) as network:
+        taking = subprocess.Popen(network.command("b", [sys.executable, "-c", TAKE]), stdout=subprocess.PIPE, text=True)
+        told: dict[str, str] = {}
+        try:
+            assert taking.stdout is not None
+            assert taking.stdout.readline() == "ready\n"
+
+            def until() -> bool:
+                kinds = [one.fault.kind for one in lab.report.done]
+                if kinds and kinds[-1] not in told:
+                    count, patience = ("1", "0.3") if kinds[-1] == "partition" else ("300000", "20")
+                    words = [sys.executable, "-c", SEND, network.address("b"), count, patience]
+                    done = subprocess.run(network.command("a", words), capture_output=True, text=True, timeout=60)
+                    told[kinds[-1]] = done.stdout.strip() or done.stderr
+                return len(told) == 2
+
+            plan = FaultPlan(faults=(Fault(0.0, "partition", "b", 0.4), Fault(0.8, "slow-link", "b", 30.0, 5e5)))
+            with FaultLab({"b": Target(pid=lambda: taking.pid, node=(network, "b"))}) as lab:
+                report = lab.run(plan, until)
+        finally:
+            taking.kill()
+            taking.wait()
+            taking.stdout.close()
+    assert report.counts() == {"partition (kernel)": 1, "slow-link (kernel)": 1}
+    assert told["partition"] == "silence"
+    assert 0.3 < float(told["slow-link"]) < 5.0
+
+
+def test_the_laboratory_gives_a_process_less_of_a_processor() -> None:
+    """The kernel's form of a slow processor."""
+    need("cpu quota")
+    with subprocess.Popen([sys.executable, "-c", SPIN], stdout=subprocess.PIPE) as child:
+        try:
+            assert child.stdout is not None
+            child.stdout.readline()
+            taken: list[tuple[float, float]] = []
+
+            def until() -> bool:
+                if lab.report.done:
+                    taken.append((time.monotonic(), cpu_s(child.pid)))
+                return len(taken) > 1 and taken[-1][0] - taken[0][0] > 0.6
+
+            with FaultLab({"a": Target(pid=lambda: child.pid)}, quotas=True) as lab:
+                report = lab.run(FaultPlan(faults=(Fault(0.0, "slow-cpu", "a", 30.0, 0.1),)), until)
+            assert report.counts() == {"slow-cpu (kernel)": 1}
+            assert (taken[-1][1] - taken[0][1]) / (taken[-1][0] - taken[0][0]) < 0.35
+        finally:
+            child.kill()
+
+
+def test_the_laboratory_fills_a_small_disk(tmp_path) -> None:
+    """The kernel's form of a full disk."""
+    need("small disk")
+    full: list[bool] = []
+    with SmallDisk(tmp_path / "disk", 1 << 20) as disk:
+
+        def until() -> bool:
+            if lab.report.done:
+                try:
+                    (disk.folder / "file").write_bytes(b"x" * 10_000)
+                except OSError:
+                    full.append(True)
+            return bool(full)
+
+        with FaultLab({"a": Target(pid=os.getpid, disk=disk)}) as lab:
+            report = lab.run(FaultPlan(faults=(Fault(0.0, "disk-full", "a", 30.0),)), until)
+        assert report.counts() == {"disk-full (kernel)": 1}
+        (disk.folder / "file").write_bytes(b"x" * 10_000)
+
+
+def test_a_network_that_is_interrupted_while_it_is_built_leaves_nothing(monkeypatch) -> None:
+    closed = []
+    network = Network(["a"])
+    monkeypatch.setattr(network, "_build", lambda: (_ for _ in ()).throw(KeyboardInterrupt))
+    monkeypatch.setattr(network, "close", lambda: closed.append(True))
+    with pytest.raises(KeyboardInterrupt), network:
+        pass
+    assert closed == [True]
 
 
 def test_what_the_machine_does_not_allow_is_a_clear_error(tmp_path) -> None:
