@@ -14,7 +14,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.live import Live
 
-from headrace.cli.demo_cluster import add_cluster_arguments, demo_cluster
+from headrace.cli.demo_cluster import add_cluster_arguments, demo_cluster, refuse_without_cluster
 from headrace.cli.demo_view import Snapshot, comparison, draw
 from headrace.cli.output import print_json
 from headrace.cli.run import stop_on_signals
@@ -42,6 +42,7 @@ NAME = "demo"
 HELP = "stream a real click log through the whole loop and watch it learn"
 DEFAULT_FOLDER = Path("headrace-demo")
 READ_ROWS = 512
+SECONDS = 100.0
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -49,7 +50,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--data", choices=("auto", "trivago", "movielens", "world"), default="auto",
                         help="what to play (auto: what HEADRACE_DATA has, a download, or the world)")  # fmt: skip
     parser.add_argument("--folder", type=Path, default=DEFAULT_FOLDER, help="where runs are kept")
-    parser.add_argument("--seconds", type=float, default=100.0, help="how long the log is stretched or squeezed to")
+    parser.add_argument("--seconds", type=float, help=f"how long the log is stretched or squeezed to ({SECONDS:g})")
     parser.add_argument("--forever", action="store_true", help="play the log again and again until Ctrl-C")
     parser.add_argument("--fresh", action="store_true", help="start anew even if an unfinished run is there")
     parser.add_argument("--write", type=Path, metavar="FILE", help="only write the log to a Parquet file")
@@ -197,6 +198,8 @@ def run(arguments: argparse.Namespace) -> int:
     console = Console(stderr=True)
     if arguments.write is not None:
         return _write(arguments, console)
+    if arguments.cluster is None:
+        refuse_without_cluster(arguments)
     root = run_number(arguments.folder, fresh=arguments.fresh or arguments.cluster is not None)
     if arguments.cluster is not None:
         return demo_cluster(arguments, root)
@@ -216,7 +219,8 @@ def run(arguments: argparse.Namespace) -> int:
     console.print(reason)
     for note in config.notes:
         console.print(f"  · {note}", highlight=False)
-    demo = Demo(recipe, settings, config, folder, arguments.seconds, arguments.json)
+    seconds = SECONDS if arguments.seconds is None else arguments.seconds
+    demo = Demo(recipe, settings, config, folder, seconds, arguments.json)
     if not demo.play():
         console.print(f"Stopped; nothing is lost. The same command resumes {root}.")
         return 0

@@ -22,7 +22,7 @@ from rich.markup import escape
 from rich.padding import Padding
 from rich.table import Table
 
-from headrace.cli.inspect_cluster import add_cluster_arguments, cluster
+from headrace.cli.inspect_cluster import add_cluster_arguments, cluster, refuse_without_cluster
 from headrace.cli.inspect_experiment import add_experiment_arguments, experiment
 from headrace.cli.inspect_files import (
     checkpoint,
@@ -54,7 +54,8 @@ Facts = dict[str, object]
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare `PATH...`, `diff A B`, `profile X` and `--json`."""
     parser.add_argument("paths", nargs="+", metavar="PATH",
-                        help="what to look into; or: diff A B; or: profile RECIPE name=value...")  # fmt: skip
+                        help="what to look into; or: diff A B; traces ID FOLDER; experiment FOLDER; profile RECIPE "
+                        "name=value... or FOLDER; cluster FOLDER or ADDRESS; versions FOLDER")  # fmt: skip
     parser.add_argument("--steps", type=int, default=50, help="learning steps that `profile` measures of a recipe")
     parser.add_argument("--json", action="store_true", help="print one JSON object and nothing else")
     add_experiment_arguments(parser)
@@ -64,6 +65,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Look at each path; exit code 1 when something is damaged, for `diff` 1 when the records differ."""
     words: list[str] = arguments.paths
+    if words[0] != "cluster":
+        refuse_without_cluster(arguments)
     if words[0] == "diff":
         if len(words) != 3:
             raise ConfigError("inspect diff", got=f"{len(words) - 1} paths", expected="two run records",

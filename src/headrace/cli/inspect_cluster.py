@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -12,8 +13,10 @@ from rich.live import Live
 
 from headrace.cli.cluster_view import Status, age_s, draw_cluster
 from headrace.cli.output import console, print_json
+from headrace.config import require
 from headrace.errors import ConfigError, DataError
 from headrace.online import RunFolder
+from headrace.runtime.frames import SECRET_VARIABLE
 from headrace.runtime.wire import Connection, secret_of
 
 STATUS = "cluster"
@@ -26,6 +29,14 @@ def add_cluster_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--watch", action="store_true", help="with `cluster`: look again and again, until Ctrl-C")
     parser.add_argument("--secret-from", type=Path, metavar="FOLDER", help="with `cluster ADDRESS`: the run folder "
                         "that holds the run's secret (default: HEADRACE_SECRET)")  # fmt: skip
+
+
+def refuse_without_cluster(arguments: argparse.Namespace) -> None:
+    """Raise ConfigError for an option that `inspect cluster` alone heeds."""
+    for name in ("watch", "secret_from"):
+        value = getattr(arguments, name)
+        require(not value, f"--{name.replace('_', '-')}", got=value, expected="nothing, but with `inspect cluster`",
+                do="headrace inspect cluster FOLDER|ADDRESS")  # fmt: skip
 
 
 def cluster(words: Sequence[str], arguments: argparse.Namespace) -> int:
@@ -60,6 +71,9 @@ def reader(place: str, secret_from: Path | None) -> Callable[[], Status]:
     host, _, port = place.rpartition(":")
     if folder.is_dir() or not (host and port.isdigit()):
         return lambda: from_folder(folder)
+    told = secret_from is not None or bool(os.environ.get(SECRET_VARIABLE))
+    require(told, "Secret of the run", got="none", expected="the one that its head knows",
+            do=f"Add --secret-from RUN_FOLDER, or set {SECRET_VARIABLE}.")  # fmt: skip
     connection = Connection(place, secret_of(secret_from or Path()), TIMEOUT_S)
     return lambda: dict(connection.call("status").fields)
 

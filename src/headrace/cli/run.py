@@ -72,10 +72,11 @@ def run_folder(config: OnlineConfig | FitConfig | RewardedConfig | LanguageConfi
 def run(arguments: argparse.Namespace) -> int:
     """Run the verb."""
     if arguments.search is not None:
-        require(arguments.role is None, "--role", got=arguments.role, expected="none, with --search")
+        _refuse_with("--search", arguments, "role", "cluster", "events_from", "changes")
+        refuse_without_cluster(arguments)
         return run_search(arguments)
     if arguments.cluster is not None:
-        require(arguments.role is None, "--role", got=arguments.role, expected="none, with --cluster")
+        _refuse_with("--cluster", arguments, "role", "events_from", "changes")
         report, title = run_cluster(arguments, stop_on_signals())
         show(report, title, arguments.json)
         return 0
@@ -119,6 +120,14 @@ def run(arguments: argparse.Namespace) -> int:
         report = _embedded(config, folder, stop, quiet=arguments.json)
     show(report, f"{config.name}: {folder.root}", arguments.json)
     return 0
+
+
+def _refuse_with(option: str, arguments: argparse.Namespace, *names: str) -> None:
+    """Raise ConfigError for an option that would be dropped beside another one."""
+    for name in names:
+        value = getattr(arguments, name)
+        require(not value, f"--{name.replace('_', '-')}", got=value, expected=f"none, with {option}",
+                do="Give one or the other.")  # fmt: skip
 
 
 def show(report: Report, title: str, as_json: bool) -> None:

@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.live import Live
 
 from headrace.cli.cluster_view import Status, draw_cluster
-from headrace.config import fingerprint, require
+from headrace.config import fingerprint, known_name, require
 from headrace.elastic.config import ElasticConfig
 from headrace.elastic.run_local import run_elastic
 from headrace.errors import ConfigError, nearest
@@ -24,6 +24,7 @@ from headrace.runtime import Launcher, solution_json
 from headrace.runtime.clusters import open_launcher
 from headrace.types import Report
 
+ROLES = ("head", "server", "worker")
 SOLUTIONS = "headrace.runtime"
 """Where a solution is looked for that is named without a module."""
 
@@ -61,6 +62,8 @@ def run_cluster(arguments: argparse.Namespace, stop: Callable[[], bool]) -> tupl
         ConfigError: If the recipe or an option cannot work.
         ClusterError: If the cluster cannot be reached, or a process fails again and again.
     """
+    require(arguments.cluster != "local" or not arguments.place, "--place", got=arguments.place,
+            expected="none, with --cluster local", do="Processes of one machine reserve nothing.")  # fmt: skip
     config = elastic_config(arguments)
     launcher = open_launcher(arguments.cluster, config.folder / "logs", placement(arguments.place))
     report = learn_on(launcher, config, stop, quiet=arguments.json)
@@ -109,7 +112,7 @@ def placement(words: list[str]) -> Placement:
     for word in words:
         role, equals, resources = word.partition("=")
         require(bool(role and equals and resources), "--place", got=word, expected="ROLE=RESOURCES")
-        devices[role] = resources
+        devices[known_name("--place, role", role, ROLES)] = resources
     return Placement(devices=devices)
 
 

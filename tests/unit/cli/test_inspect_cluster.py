@@ -113,6 +113,18 @@ def test_a_head_is_asked(tmp_path, capsys) -> None:
     assert json.loads(capsys.readouterr().out)["epoch"] == 7
 
 
+@pytest.mark.parametrize("option", [["--watch"], ["--secret-from", "there"]])
+def test_its_options_are_refused_elsewhere(tmp_path, option: list[str]) -> None:
+    with pytest.raises(ConfigError, match=f"{option[0]}: .* but with `inspect cluster`"):
+        dispatch(["inspect", str(tmp_path), *option])
+
+
+def test_without_a_secret_it_is_said_where_there_is_one(monkeypatch) -> None:
+    monkeypatch.delenv("HEADRACE_SECRET", raising=False)
+    with pytest.raises(ConfigError, match=r"Add --secret-from RUN_FOLDER, or set HEADRACE_SECRET\."):
+        dispatch(["inspect", "cluster", "127.0.0.1:9"])
+
+
 def test_mistakes_are_named(tmp_path) -> None:
     with pytest.raises(DataError, match="no run on a cluster"):
         dispatch(["inspect", "cluster", str(tmp_path)])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import re
 from pathlib import Path
 
 import pytest
@@ -55,12 +56,42 @@ def test_places_are_read() -> None:
     assert placement(["worker=cpu:2,gpu:1", "head=run_disk"]).devices == {"worker": "cpu:2,gpu:1", "head": "run_disk"}
     with pytest.raises(ConfigError, match="ROLE=RESOURCES"):
         placement(["cpu:2"])
+    with pytest.raises(ConfigError, match="'worker'"):
+        placement(["wroker=cpu:2"])
+    with pytest.raises(ConfigError, match="none, with --cluster local"):
+        run.run(parsed("--cluster", "local", "--place", "worker=cpu:2"))
 
 
 @pytest.mark.parametrize("words", [("--workers", "2"), ("--place", "worker=cpu:1"), ("--mode", "sync")])
 def test_options_without_a_cluster_are_refused(words: tuple[str, ...]) -> None:
     with pytest.raises(ConfigError, match="but with --cluster"):
         run.run(parsed(*words))
+
+
+@pytest.mark.parametrize("words", [
+    ("--search", "dim=8,16", "--cluster", "local"), ("--search", "dim=8,16", "--changes", "there"),
+    ("--search", "dim=8,16", "--workers", "2"), ("--cluster", "local", "--changes", "there"),
+    ("--cluster", "local", "--events-from", "there"),
+])  # fmt: skip
+def test_options_that_would_be_dropped_beside_another_are_refused(words: tuple[str, ...]) -> None:
+    with pytest.raises(ConfigError, match=r"none, with --(search|cluster)|nothing, but with --cluster"):
+        run.run(parsed(*words))
+
+
+@pytest.mark.parametrize(("words", "told"), [
+    (("--workers", "8"), "--workers: got 8, expected nothing, but with --cluster"),
+    (("--servers", "2"), "--servers: got 2, expected nothing, but with --cluster"),
+    (("--cluster", "local", "--data", "movielens"), "--data: got 'movielens', expected auto or trivago, with --cluster"),
+    (("--cluster", "local", "--data", "world"), "--data: got 'world', expected auto or trivago, with --cluster"),
+    (("--cluster", "local", "--forever"), "--forever: got True, expected nothing, with --cluster"),
+    (("--cluster", "local", "--seconds", "5"), "--seconds: got 5.0, expected nothing, with --cluster"),
+])  # fmt: skip
+def test_the_demo_refuses_what_it_would_drop(tmp_path: Path, words: tuple[str, ...], told: str) -> None:
+    parser = argparse.ArgumentParser()
+    demo.add_arguments(parser)
+    with pytest.raises(ConfigError, match=re.escape(told)):
+        demo.run(parser.parse_args(["--folder", str(tmp_path / "demo"), *words]))
+    assert not (tmp_path / "demo").exists()
 
 
 def test_other_recipes_and_roles_are_refused() -> None:
@@ -75,7 +106,6 @@ def test_other_recipes_and_roles_are_refused() -> None:
 def test_the_demo_has_a_worker_that_is_slow_for_a_while() -> None:
     parser = argparse.ArgumentParser()
     demo.add_arguments(parser)
-    assert parser.parse_args(["--cluster", "local"]).workers == 4
     assert parser.parse_args([]).cluster is None
     pattern = slow_for_a_while(row_s=0.001)
     assert pattern.worker_s(1, 100, 0.5) == pytest.approx(0.4)
