@@ -1,6 +1,6 @@
 """Every row of the table in docs/how-to/errors.md is provoked: what is printed, and that nothing is lost.
 
-A provoker has the row's number in its name; those of tables and servers are in errors_of_*.py. It makes the error
+A provoker has the row's number in its name; those of most rooms are in errors_of_*.py. It makes the error
 happen, checks that nothing was lost or half-written, and returns the error. Its text must be the one in the table,
 where … stands for anything.
 """
@@ -43,6 +43,7 @@ from headrace.types import Change, Events, RowChange, Version
 ROOT = Path(__file__).resolve().parents[2]
 PAGE = ROOT / "docs" / "how-to" / "errors.md"
 CSV = "user,item,price,at\nu1,i1,10.5,100\nu2,i2,cheap,101\nu3,i3,12.0,102\n"
+STATUSES = {"400", "401", "403", "404", "409", "429", "503"}
 CLICKS = Layout(time="at", time_unit="s", key=("user",), kind="click", types={"price": "float32"})
 SCHEMA = Schema(features=(IdFeature("user", 4), DenseFeature("price")), item="item")
 
@@ -58,7 +59,9 @@ def load(name: str) -> ModuleType:
     return module
 
 
-TABLES, SERVERS = load("errors_of_tables"), load("errors_of_servers")
+TABLES, SERVERS, CLUSTERS, LANGUAGE = (
+    load(f"errors_of_{room}") for room in ("tables", "servers", "clusters", "language")
+)
 caught, file_size_limit = TABLES.caught, TABLES.file_size_limit
 
 
@@ -327,7 +330,8 @@ def error_22(folder: Path) -> HeadraceError:
 
 PROVOKERS = {
     int(name.removeprefix("error_")): value
-    for name, value in [*globals().items(), *vars(TABLES).items(), *vars(SERVERS).items()]
+    for names in (globals(), *(vars(room) for room in (TABLES, SERVERS, CLUSTERS, LANGUAGE)))
+    for name, value in list(names.items())
     if name.startswith("error_")
 }
 
@@ -348,7 +352,7 @@ def _own_environment(monkeypatch):
 def test_the_error_is_as_the_table_says(number: int, tmp_path) -> None:
     error, row = PROVOKERS[number](tmp_path), table()[number]
     assert matches(row.printed, str(error)), f"row {number}\ntable: {row.printed}\nerror: {error}"
-    assert row.kind in {type(error).__name__, "warning"} or row.kind in {"400", "401", "403", "429"}
+    assert row.kind in {type(error).__name__, "warning"} or row.kind in STATUSES
 
 
 def test_every_row_is_provoked() -> None:
