@@ -15,7 +15,8 @@ if TYPE_CHECKING:
     from headrace.elastic.directory import BucketDirectory, Directory, carry_out
     from headrace.elastic.remote_tables import RemoteTable, RemoteTables
     from headrace.elastic.run_local import run_elastic
-    from headrace.elastic.table_server import ServerLimits, TableServer
+    from headrace.elastic.server_parts import ServerLimits
+    from headrace.elastic.table_server import TableServer
     from headrace.elastic.table_wire import ServerClient, serve_tables
     from headrace.elastic.transactions import Transaction
 
@@ -48,7 +49,7 @@ _HOMES = {
     "RemoteTable": "remote_tables",
     "RemoteTables": "remote_tables",
     "ServerClient": "table_wire",
-    "ServerLimits": "table_server",
+    "ServerLimits": "server_parts",
     "TableServer": "table_server",
     "Transaction": "transactions",
     "carry_out": "directory",

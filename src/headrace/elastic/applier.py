@@ -25,7 +25,7 @@ TOGETHER = 64
 class StepTaker(Protocol):
     """What is told of a step; `ServerClient` is one."""
 
-    def apply_all(self, steps: Sequence[tuple[int, Sequence[Transaction]]]) -> int:
+    def apply_all(self, steps: Sequence[tuple[int, Sequence[Transaction]]], version: int | None = None) -> int:
         """See `ServerClient.apply_all`."""
         ...
 
@@ -46,6 +46,7 @@ class _Line(threading.Thread):
         self.number, self.waiting = number, list[Told | Fence]()
         self.problem: HeadraceError | None = None
         self._applier, self.stopped = applier, False
+        self._version = applier.directory.map.version  # a server that was restored since ignores what we tell
 
     def run(self) -> None:
         """Tell the server what waits, until stopped."""
@@ -78,13 +79,13 @@ class _Line(threading.Thread):
         for item in some:
             if isinstance(item[1], str):
                 if steps:
-                    client.apply_all(steps)
+                    client.apply_all(steps, self._version)
                 steps = []
                 client.fence(item[0], item[1])
             else:
                 steps.append((item[0], item[1]))
         if steps:
-            client.apply_all(steps)
+            client.apply_all(steps, self._version)
 
 
 class Applier:
@@ -159,19 +160,6 @@ class Applier:
             self._last = last
             self.turn.notify_all()
 
-    def welcome(self, number: int) -> None:
-        """Tell a new server, which stands at step `last`, all that comes from now on."""
-        with self.turn:
-            self._line(number)
-
-    def goodbye(self, number: int) -> None:
-        """Tell a server nothing any more: it owns nothing."""
-        with self.turn:
-            line = self._lines.pop(number, None)
-            if line is not None:
-                line.stopped = True
-            self.turn.notify_all()
-
     def close(self) -> None:
         """Stop; what was not told is told by whoever resumes."""
         self.reset(self._last)
@@ -182,8 +170,8 @@ class Applier:
                 raise line.problem
 
     def _all(self) -> list[_Line]:
-        """Return a line for every server that owns something or has one already."""
-        return [self._line(number) for number in sorted({*self._lines, *self.directory.map.servers})]
+        """Return a line for every server, also for one without buckets: those that come to it stand at every step."""
+        return [self._line(number) for number in sorted({*self._lines, *self.directory.servers})]
 
     def _line(self, number: int) -> _Line:
         if number not in self._lines:

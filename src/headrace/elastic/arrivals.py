@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Protocol
@@ -15,22 +16,22 @@ from headrace.runtime.frames import Array
 
 
 class Peer(Protocol):
-    """Where buckets go: the `Arrivals` of the target, here or behind a wire."""
+    """Where buckets go: the `Arrivals` of the target, here or behind a wire. Every call may arrive twice."""
 
     def begin(self, move: str, mask: Mask, applied: int) -> int:
         """Expect buckets as they were after step `applied`; return the step from which decisions are known here."""
         ...
 
-    def rows(self, move: str, table: str, numbers: Mapping[str, int], arrays: Mapping[str, Array]) -> None:
-        """Take a stretch of the rows of a table; the first has everything else of it."""
+    def rows(self, move: str, table: str, place: int, numbers: Mapping[str, int], arrays: Mapping[str, Array]) -> None:
+        """Take a stretch of the rows of a table, which are counted from 0; the first has everything else of it."""
         ...
 
     def delta(self, move: str, sequence: int, part: Part) -> None:
         """Take a step that was applied since."""
         ...
 
-    def prepared(self, move: str, transaction: Transaction, attempt: int, part: Part) -> None:
-        """Take what a transaction had brought for the buckets."""
+    def prepared(self, move: str, place: int, transaction: Transaction, attempt: int, part: Part) -> None:
+        """Take what a transaction had brought for the buckets; these are counted from 0."""
         ...
 
     def end(self, move: str, buckets: BucketMap) -> None:
@@ -46,9 +47,11 @@ class Peer(Protocol):
 class _Arrival:
     mask: Mask
     applied: int
-    chunks: dict[str, list[tuple[Mapping[str, int], Mapping[str, Array]]]] = field(default_factory=dict)
+    chunks: dict[str, dict[int, tuple[Mapping[str, int], Mapping[str, Array]]]] = field(default_factory=dict)
     holding: Holding | None = None
-    prepared: list[tuple[Transaction, int, Part]] = field(default_factory=list)
+    prepared: dict[int, tuple[Transaction, int, Part]] = field(default_factory=dict)
+    lock: threading.Lock = field(default_factory=threading.Lock)
+    """A call whose answer was lost may still be at work when it comes again."""
 
 
 class Arrivals:
@@ -57,7 +60,7 @@ class Arrivals:
     Args:
         server: The target.
 
-    Thread-safety: any thread; the calls of one move come one after another.
+    Thread-safety: any thread; the calls of one move come one after another, but for those that arrive twice.
     """
 
     def __init__(self, server: OwnServer) -> None:
@@ -68,21 +71,28 @@ class Arrivals:
     def begin(self, move: str, mask: Mask, applied: int) -> int:
         """See `Peer`."""
         with self._server.state:
-            self._open[move] = _Arrival(mask, applied)
+            self._open.setdefault(move, _Arrival(mask, applied))
             known = self._server.prepared.known_since
             return self._server.applied if known is None else known
 
-    def rows(self, move: str, table: str, numbers: Mapping[str, int], arrays: Mapping[str, Array]) -> None:
+    def rows(self, move: str, table: str, place: int, numbers: Mapping[str, int], arrays: Mapping[str, Array]) -> None:
         """See `Peer`."""
-        self._find(move).chunks.setdefault(table, []).append((numbers, arrays))
+        arrival = self._find(move)
+        with arrival.lock:
+            if arrival.holding is None:
+                arrival.chunks.setdefault(table, {})[place] = (numbers, arrays)
 
     def delta(self, move: str, sequence: int, part: Part) -> None:
         """See `Peer`."""
-        self._holding(move).take(part, sequence)
+        arrival = self._find(move)
+        with arrival.lock:
+            holding = self._holding(arrival)
+            if sequence > holding.applied:
+                holding.take(part, sequence)
 
-    def prepared(self, move: str, transaction: Transaction, attempt: int, part: Part) -> None:
+    def prepared(self, move: str, place: int, transaction: Transaction, attempt: int, part: Part) -> None:
         """See `Peer`."""
-        self._find(move).prepared.append((transaction, attempt, part))
+        self._find(move).prepared[place] = (transaction, attempt, part)
 
     def end(self, move: str, buckets: BucketMap) -> None:
         """See `Peer`."""
@@ -90,14 +100,17 @@ class Arrivals:
         with server.order:
             if move in self._ended:
                 return
-            holding, arrival = self._holding(move), self._find(move)
+            arrival = self._find(move)
+            prepared = [arrival.prepared[place] for place in sorted(arrival.prepared)]
+            with arrival.lock:
+                holding = self._holding(arrival)
             with server.state:
                 recent = server.prepared.applied_since(holding.applied)
             for sequence, transactions in recent:  # steps that this server has taken already, and its source not yet
-                came = [part for wanted in transactions for one, _, part in arrival.prepared if one == wanted]
+                came = [part for wanted in transactions for one, _, part in prepared if one == wanted]
                 holding.take(summed(came, server.dims), sequence)
             with server.state:
-                for transaction, attempt, part in arrival.prepared:
+                for transaction, attempt, part in prepared:
                     server.prepared.adopt(transaction, attempt, part)
                 server.hold([*server.holdings, holding])
                 server.map = buckets if buckets.version > server.map.version else server.map
@@ -120,10 +133,11 @@ class Arrivals:
                                expected="one that has begun", do="Begin it again.")  # fmt: skip
         return found
 
-    def _holding(self, move: str) -> Holding:
-        arrival = self._find(move)
+    def _holding(self, arrival: _Arrival) -> Holding:
+        """Return what has arrived, as tables. REQUIRES: the arrival's lock is held."""
         if arrival.holding is None:
-            tables = {name: table_from(config, parts_of_chunks(arrival.chunks.get(name, [])))
+            chunks = {name: [some[place] for place in sorted(some)] for name, some in arrival.chunks.items()}
+            tables = {name: table_from(config, parts_of_chunks(chunks.get(name, [])))
                       for name, config in self._server.configs.items()}  # fmt: skip
             arrival.chunks.clear()
             arrival.holding = Holding(arrival.mask, tables, arrival.applied)

@@ -10,6 +10,8 @@
 Until 3 anything may fail and nothing has happened. Between 3 and 4 (milliseconds) callers for these buckets are refused
 at both and ask again. If the target dies there, the buckets are lost and a checkpoint has to be restored, as whenever a
 server dies.
+
+Of what is counted (`admitted`, say) an id that is new while its bucket is on its way counts at both servers.
 """
 
 from __future__ import annotations
@@ -88,7 +90,8 @@ class Departures:
         Raises:
             StaleError: If a bucket is not here.
             StoreError: If learning is faster than the target, so that it would never catch up; nothing has changed.
-            WorkerLost: If the target is lost; nothing has changed, unless the message says so.
+            WorkerLost: If the target is lost; nothing has changed, unless the message says so. A target that fails
+                after the buckets were given up, in whatever way, counts as lost.
         """
         server, mask = self._server, mask_of(buckets)
         require(target != server.number, "target", got=target, expected="another server")
@@ -99,8 +102,8 @@ class Departures:
                 frozen, applied = self._freeze(mask, counted=False)
                 known = peer.begin(name, mask, applied)
                 for table, parts in frozen():
-                    for numbers, arrays in chunks_of(parts, FRAME_BYTES):
-                        peer.rows(name, table, numbers, arrays)
+                    for place, (numbers, arrays) in enumerate(chunks_of(parts, FRAME_BYTES)):
+                        peer.rows(name, table, place, numbers, arrays)
                 self._catch_up(lambda sequence, part: peer.delta(name, sequence, part), known)
                 last, prepared, after = self._give_up(mask, target)
             except BaseException:
@@ -111,10 +114,10 @@ class Departures:
             try:
                 for sequence, part in last:
                     peer.delta(name, sequence, part)
-                for transaction, attempt, part in prepared:
-                    peer.prepared(name, transaction, attempt, part)
+                for place, (transaction, attempt, part) in enumerate(prepared):
+                    peer.prepared(name, place, transaction, attempt, part)
                 peer.end(name, after)
-            except WorkerLost as error:
+            except HeadraceError as error:
                 raise WorkerLost(f"Move of {int(mask.sum())} buckets to server {target}", got=str(error),
                                  expected="an answer after they were given up",
                                  do="Restore the newest checkpoint on all servers.") from error  # fmt: skip
@@ -135,6 +138,7 @@ class Departures:
                 one = Holding(union, tables, applied)
                 self._catch_up(lambda sequence, part: one.take(part, sequence), 0)
                 with server.order:
+                    self._require_noted()
                     for sequence, part in self._noted:
                         one.take(part, sequence)
                     self.stop()
@@ -180,13 +184,17 @@ class Departures:
                              expected="the step of buckets that came here",
                              do="Nothing has changed. Try again.")  # fmt: skip
 
+    def _require_noted(self) -> None:
+        """Raise StoreError if the server was restored since `_freeze`. REQUIRES: the server's `order` is held."""
+        if self._mask is None:
+            raise StoreError(f"Table server {self._server.number}, move", got="a restore", expected="no restore")
+
     def _catch_up(self, send: Callable[[int, Part], object], known: int) -> None:
         """Send noted steps until few are left, and until a step is reached from which the target knows decisions."""
         server = self._server
         for _ in range(ROUNDS):
             with server.order:
-                if self._mask is None:
-                    raise StoreError(f"Table server {server.number}, move", got="a restore", expected="no restore")
+                self._require_noted()
                 if len(self._noted) <= FEW and server.applied >= known:
                     return
                 entries = [*self._noted]
@@ -208,6 +216,7 @@ class Departures:
             self._in_time(end)
             with server.order, server.state:
                 server.require_whole()
+                self._require_noted()
                 touched = [one for one in server.holdings if (one.mask & mask).any()]
                 if all(one.applied == server.applied for one in touched):
                     last = [*self._noted]

@@ -41,11 +41,11 @@ class Tables(Protocol):
         """See `TableServer.discard`."""
         ...
 
-    def changes(self, name: str, since: int, after: int = 0) -> RowChange:
+    def changes(self, name: str, since: int, after: int = 0, version: int | None = None) -> RowChange:
         """See `TableServer.changes`."""
         ...
 
-    def rows(self, name: str, after: int = 0) -> RowChange:
+    def rows(self, name: str, after: int = 0, version: int | None = None) -> RowChange:
         """See `TableServer.rows`."""
         ...
 
@@ -96,11 +96,6 @@ class BucketDirectory:
         """Remember where a server listens, also a new one under an old number."""
         with self._lock:
             self._servers[number] = address
-
-    def drop_server(self, number: int) -> None:
-        """Forget a server."""
-        with self._lock:
-            self._servers.pop(number, None)
 
     def moved(self, buckets: BucketMap) -> None:
         """Take a map if it is newer than the one known."""
@@ -179,11 +174,6 @@ class Directory(Generic[Server]):
                     raise WorkerLost(f"Table server {number}", got="no address", expected="a server that runs")
                 self._clients[number] = (self._addresses[number], self._connect(self._addresses[number]))
             return self._clients[number][1]
-
-    def address(self, number: int) -> str:
-        """Return where a server listens; '' where there is none."""
-        with self._lock:
-            return self._addresses.get(number, "")
 
     def close(self) -> None:
         """End all connections."""

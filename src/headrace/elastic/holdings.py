@@ -71,6 +71,19 @@ class Holding:
         return RowChange(change.ids[put], change.rows[put], change.removed[gone])
 
 
+def all_of(several: Sequence[RowChange], dim: int) -> RowChange:
+    """Return the rows and removals of several holdings of a table with rows of so many numbers as one, by id."""
+    if not several:
+        none = torch.zeros(0, dtype=torch.int64)
+        return RowChange(none, torch.zeros(0, dim), none)
+    if len(several) == 1:
+        return several[0]
+    ids = torch.cat([one.ids for one in several])
+    order = torch.argsort(ids)
+    removed = torch.cat([one.removed for one in several]).sort().values
+    return RowChange(ids[order], torch.cat([one.rows for one in several])[order], removed)
+
+
 def part_of(parts: TableParts, mask: Mask, *, counted: bool = False) -> TableParts:
     """Return what is of the masked buckets: rows, slots, counts of waiting ids, history and sketch.
 

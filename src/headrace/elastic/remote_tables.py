@@ -75,7 +75,9 @@ class RemoteTables:
             WorkerLost: If one does not answer.
         """
         prints = {name: fingerprint(config) for name, config in self.configs.items()}
-        told = self._each(self._directory.servers, lambda number: self._client(number).open(prints))
+        told = self._patiently(
+            lambda _: self._each(self._directory.servers, lambda number: self._client(number).open(prints))
+        )
         self._sequence, self._marks = min(int(fields["applied"]) for fields in told.values()), {}
         return self._sequence
 
@@ -224,13 +226,21 @@ class RemoteTables:
         return 0
 
     def rows(self, name: str, since: int | None = None) -> RowChange:
-        """Return what changed in a table after a mark, at all servers; all rows where the mark is None."""
+        """Return what changed in a table after a mark, at all servers; all rows where the mark is None.
 
-        def ask(number: int) -> RowChange:
-            client = self._client(number)
-            return client.rows(name, self.after) if since is None else client.changes(name, since, self.after)
+        Servers answer by one map, so that buckets on their way are neither missing nor there twice.
 
-        told = self._each(self._directory.servers, ask)
+        Raises:
+            WorkerLost: If a server is lost.
+        """
+
+        def ask(buckets: BucketMap, number: int) -> RowChange:
+            client, version = self._client(number), buckets.version
+            if since is None:
+                return client.rows(name, self.after, version)
+            return client.changes(name, since, self.after, version)
+
+        told = self._patiently(lambda buckets: self._each(buckets.servers, lambda number: ask(buckets, number)))
         ids = torch.cat([one.ids for one in told.values()])
         order = torch.argsort(ids)
         removed = torch.cat([one.removed for one in told.values()]).sort().values

@@ -162,11 +162,12 @@ class ServerCopies:
         else:
             tables = {name: self._table(name, shares) for name in server.configs} if mask.any() else {}
             holding = Holding(mask, tables, applied)
-        if server.dense is not None:
-            dense = next((str(copy["dense"]) for copy in copies if copy.get("dense")), "")
-            assert server.folder is not None or not dense
-            server.dense.restore(read_snapshot(server.folder / dense) if dense and server.folder else None)
-        with server.order:
+        dense = next((str(copy["dense"]) for copy in copies if copy.get("dense")), "")
+        assert server.folder is not None or not dense
+        state = read_snapshot(server.folder / dense) if server.dense is not None and dense and server.folder else None
+        with server.order:  # no step comes between the dense part and the tables
+            if server.dense is not None:
+                server.dense.restore(state)
             self._planned.clear()
             self._copies.clear()
             server.reset(buckets, [holding], applied)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -13,6 +14,21 @@ from headrace.elastic.dense_server import DenseServer
 from headrace.elastic.holdings import Holding
 from headrace.elastic.prepared import PreparedParts
 from headrace.store import TableConfig
+
+
+@dataclass(frozen=True, kw_only=True)
+class ServerLimits:
+    """What a server waits for and holds.
+
+    Attributes:
+        wait_s: How long a look-up waits for the step that it has to see.
+        prepared_bytes: Prepared gradients that are not applied yet, all together.
+        remembered: Newest steps of which it knows what they were made of.
+    """
+
+    wait_s: float = 5.0
+    prepared_bytes: int = 2 << 30
+    remembered: int = 4096
 
 
 class OwnServer(Protocol):

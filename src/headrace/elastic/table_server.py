@@ -9,9 +9,8 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -23,31 +22,18 @@ from headrace.elastic.arrivals import Arrivals
 from headrace.elastic.buckets import BucketMap, Mask
 from headrace.elastic.dense_server import DenseServer
 from headrace.elastic.departures import Departures
-from headrace.elastic.holdings import Holding
+from headrace.elastic.holdings import Holding, all_of
 from headrace.elastic.prepared import PreparedParts
 from headrace.elastic.server_copies import ServerCopies
 from headrace.elastic.server_load import ServerLoad
+from headrace.elastic.server_parts import ServerLimits
 from headrace.elastic.transactions import Part, Transaction, summed
 from headrace.errors import RowRuleMismatch, StaleError, StoreError, WorkerLost
 from headrace.store import TableConfig, bucket_of
+from headrace.store.checked import CheckedTable
 from headrace.store.hashing import IdArray
 from headrace.store.row_rules import FloatArray
 from headrace.types import RowChange
-
-
-@dataclass(frozen=True, kw_only=True)
-class ServerLimits:
-    """What a server waits for and holds.
-
-    Attributes:
-        wait_s: How long a look-up waits for the step that it has to see.
-        prepared_bytes: Prepared gradients that are not applied yet, all together.
-        remembered: Newest steps of which it knows what they were made of.
-    """
-
-    wait_s: float = 5.0
-    prepared_bytes: int = 2 << 30
-    remembered: int = 4096
 
 
 class TableServer:
@@ -83,6 +69,7 @@ class TableServer:
         self.order: AbstractContextManager[Any] = threading.RLock()
         self.state = threading.Condition()  # guards what is below
         self.map, self.applied, self.torn, self.restored = buckets, 0, "", 0
+        self._since = buckets.version  # the map of the last restore
         self.holdings: tuple[Holding, ...] = ()
         self.prepared = PreparedParts(f"Table server {number}", self.limits.prepared_bytes, self.limits.remembered)
         self.hold([Holding.fresh(buckets.mask(number), configs, 0)])
@@ -131,6 +118,7 @@ class TableServer:
             StoreError: If the server has to be restored, or a table is unknown.
         """
         begun, rows = time.perf_counter(), sum(len(one) for one in ids.values())
+        self._require_served(ids)
         holdings, where = self._ready(version, after, ids)
         found = {name: self._read(holdings, where, name, one) for name, one in ids.items()}
         pause = self.delay(rows)
@@ -146,6 +134,12 @@ class TableServer:
                 for one in ids.values():
                     self._require_here(version, one)
             return self.holdings, self._where
+
+    def _require_served(self, names: Iterable[str]) -> None:
+        for name in names:
+            if name not in self.configs:
+                raise StoreError(f"Table '{name}'", got="a table that is not served",
+                                 expected=f"one of {sorted(self.configs)}")  # fmt: skip
 
     def _wait_for(self, after: int) -> None:
         with self.state:
@@ -188,10 +182,14 @@ class TableServer:
         Raises:
             LeaseLost: If the transaction's epoch was fenced.
             StaleError: If the map is older than the server's, or an id's bucket is not here.
-            NonFiniteLoss, StoreError: See `Part.check`.
+            NonFiniteLoss, StoreError: See `Part.check`; or the dense gradient does not fit.
             CapacityError: If too much waits already.
         """
         part.check(self.dims)
+        size = 0 if self.dense is None else self.dense.size
+        if len(part.dense) not in (0, size):  # it would tear the server when its step is applied
+            raise StoreError(f"Table server {self.number}, dense gradient", got=f"{len(part.dense)} values",
+                             expected=f"{size}", do="Start servers and workers with one model.")  # fmt: skip
         with self.state:
             self.require_whole()
             self.prepared.check(transaction)
@@ -202,7 +200,7 @@ class TableServer:
                     self._require_here(version, step[0])
             self.prepared.add(transaction, attempt, part)
 
-    def apply(self, sequence: int, transactions: Sequence[Transaction]) -> int:
+    def apply(self, sequence: int, transactions: Sequence[Transaction], version: int | None = None) -> int:
         """Take a committed step: one update of every table that gradients flowed to, then evictions.
 
         Returns once the step, and whatever waited for it, is applied; at once where it came before its turn.
@@ -210,6 +208,8 @@ class TableServer:
         Args:
             sequence: Number of the step, from 1.
             transactions: What it is made of; gradients are added in this order.
+            version: Of a bucket map that whoever tells it has known since it began: a step told from before the last
+                restore is ignored, for another one may have its number now. None: it is not from before.
 
         Returns:
             Rows evicted here by that step, if it is known.
@@ -220,6 +220,8 @@ class TableServer:
         """
         with self.order:
             with self.state:
+                if version is not None and version < self._since:
+                    return 0
                 self.require_whole()
                 if sequence > self.applied and not self.prepared.decide(sequence, tuple(transactions)):
                     self._tear(f"step {sequence}, told with different transactions")
@@ -308,13 +310,32 @@ class TableServer:
         self._wait_for(after)
         return self.dense.pull(known)
 
-    def changes(self, name: str, since: int, after: int = 0) -> RowChange:
-        """Return what changed in a table here after a mark, once step `after` is applied; as `CheckedTable.changes`."""
-        return _together([one.own(one.tables[name].changes(since)) for one in self._still(after)], self.dims[name])
+    def changes(self, name: str, since: int, after: int = 0, version: int | None = None) -> RowChange:
+        """Return what changed in a table here after a mark, once step `after` is applied; as `CheckedTable.changes`.
 
-    def rows(self, name: str, after: int = 0) -> RowChange:
-        """Return all rows of a table here, once step `after` is applied."""
-        return _together([one.own(one.tables[name].rows()) for one in self._still(after)], self.dims[name])
+        Args:
+            name: Of the table.
+            since: The mark.
+            after: See above.
+            version: Of the bucket map by which all servers are asked; None: only this one is.
+
+        Raises:
+            StaleError: If the map is another one, also when it becomes one meanwhile.
+            WorkerLost: If the step is not applied in time.
+            StoreError: If the server has to be restored, or the table is unknown.
+        """
+        return self._all(name, after, version, lambda table: table.changes(since))
+
+    def rows(self, name: str, after: int = 0, version: int | None = None) -> RowChange:
+        """Return all rows of a table here, once step `after` is applied; arguments and errors as for `changes`."""
+        return self._all(name, after, version, lambda table: table.rows())
+
+    def _all(self, name: str, after: int, version: int | None, ask: Callable[[CheckedTable], RowChange]) -> RowChange:
+        self._require_served([name])
+        holdings = self._still(after, version)
+        found = all_of([one.own(ask(one.tables[name])) for one in holdings], self.dims[name])
+        self._still(after, version)  # nothing went away between one table and the next
+        return found
 
     def marks(self) -> dict[str, int]:
         """Return the mark of every table: the same at every server, and the same as one table would have."""
@@ -328,9 +349,11 @@ class TableServer:
                 for name, mark in marks.items():
                     one.tables[name].forget(mark)
 
-    def _still(self, after: int) -> tuple[Holding, ...]:
+    def _still(self, after: int, version: int | None) -> tuple[Holding, ...]:
         with self.state:
             self._wait_for(after)
+            if version is not None and version != self.map.version:
+                raise self.stale(version)
             return self.holdings
 
     def stats(self) -> dict[str, Any]:
@@ -356,22 +379,10 @@ class TableServer:
     def reset(self, buckets: BucketMap, holdings: Sequence[Holding], applied: int) -> None:
         """Become a server that holds this and stands at this step; all that was prepared is dropped."""
         with self.order, self.state:
-            self.map, self.applied, self.torn = buckets, applied, ""
+            self.map, self.applied, self.torn, self._since = buckets, applied, "", buckets.version
             self.restored += 1
             self.prepared.clear()
             self.departures.stop()
             self.arrivals.stop()
             self.hold(holdings)
             self.state.notify_all()
-
-
-def _together(several: Sequence[RowChange], dim: int) -> RowChange:
-    if not several:
-        none = torch.zeros(0, dtype=torch.int64)
-        return RowChange(none, torch.zeros(0, dim), none)
-    if len(several) == 1:
-        return several[0]
-    ids = torch.cat([one.ids for one in several])
-    order = torch.argsort(ids)
-    removed = torch.cat([one.removed for one in several]).sort().values
-    return RowChange(ids[order], torch.cat([one.rows for one in several])[order], removed)

@@ -11,7 +11,8 @@ import torch
 
 from headrace.elastic.buckets import BucketMap, Mask, of_runs, runs_of
 from headrace.elastic.dense_server import DenseServer
-from headrace.elastic.table_server import ServerLimits, TableServer
+from headrace.elastic.server_parts import ServerLimits
+from headrace.elastic.table_server import TableServer
 from headrace.elastic.transactions import Part, Transaction, pack, unpack
 from headrace.runtime.frames import Array, Reply, Request
 from headrace.runtime.wire import Connection, Server
@@ -21,7 +22,8 @@ from headrace.store.row_rules import FloatArray
 from headrace.types import RowChange
 
 RETRY_S = 2.0
-"""How long a broken connection is tried again; all calls may arrive twice."""
+"""How long a broken connection is tried again: all calls but `move` and `tidy`, which do not change anything when they
+arrive twice."""
 LONG_S = 600.0
 """For calls that wait for a disk or for another server."""
 
@@ -35,21 +37,28 @@ class ServerClient:
         timeout_s: How long to wait for an answer.
         retry_s: For how long to try again where a connection breaks.
 
-    Thread-safety: any thread; calls go one after another.
+    Thread-safety: any thread; calls go one after another, but that nobody waits for moves, or for reading and writing
+    whole tables: those have connections of their own.
     """
 
     def __init__(self, address: str, secret: bytes, *, timeout_s: float = 60.0, retry_s: float = RETRY_S) -> None:
         self.address, self._retry_s = address, retry_s
-        self._wire = Connection(address, secret, timeout_s, name=f"table server at {address}")
+        name = f"table server at {address}"
+        self._wire = Connection(address, secret, timeout_s, name=name)
+        self._whole, self._moves = (Connection(address, secret, LONG_S, name=name) for _ in range(2))
         self.arrivals = _RemoteArrivals(self._call)
 
     def close(self) -> None:
-        """End the connection."""
-        self._wire.close()
+        """End the connections."""
+        for wire in (self._wire, self._whole, self._moves):
+            wire.close()
 
-    def _call(self, method: str, fields: Mapping[str, Any] | None = None, arrays: Mapping[str, Array] | None = None,
-              *, timeout_s: float | None = None) -> Reply:  # fmt: skip
-        return self._wire.call(method, fields, arrays, timeout_s=timeout_s, retry_s=self._retry_s)
+    def _call(self, method: str, fields: Mapping[str, Any] | None = None,
+              arrays: Mapping[str, Array] | None = None) -> Reply:  # fmt: skip
+        return self._wire.call(method, fields, arrays, retry_s=self._retry_s)
+
+    def _long(self, method: str, fields: Mapping[str, Any]) -> Reply:
+        return self._whole.call(method, fields, retry_s=self._retry_s)
 
     def open(self, prints: Mapping[str, str]) -> dict[str, Any]:
         """See `TableServer.open`."""
@@ -73,10 +82,10 @@ class ServerClient:
         """See `TableServer.apply`."""
         return self.apply_all([(sequence, transactions)])
 
-    def apply_all(self, steps: Sequence[tuple[int, Sequence[Transaction]]]) -> int:
-        """Hand on several steps in one call; return the rows evicted by the last."""
+    def apply_all(self, steps: Sequence[tuple[int, Sequence[Transaction]]], version: int | None = None) -> int:
+        """Hand on several steps in one call, known by a map; return the rows evicted by the last."""
         told = [[sequence, [one.text for one in transactions]] for sequence, transactions in steps]
-        return int(self._call("apply", {"steps": told}).fields["evicted"])
+        return int(self._call("apply", {"steps": told, "version": version}).fields["evicted"])
 
     def fence(self, epoch: int, worker: str = "") -> None:
         """See `TableServer.fence`."""
@@ -90,13 +99,14 @@ class ServerClient:
         """See `TableServer.advance`."""
         self._call("advance", {"map": buckets.fields()})
 
-    def changes(self, name: str, since: int, after: int = 0) -> RowChange:
+    def changes(self, name: str, since: int, after: int = 0, version: int | None = None) -> RowChange:
         """See `TableServer.changes`."""
-        return _row_change(self._call("changes", {"name": name, "since": since, "after": after}, timeout_s=LONG_S))
+        fields = {"name": name, "since": since, "after": after, "version": version}
+        return _row_change(self._long("changes", fields))
 
-    def rows(self, name: str, after: int = 0) -> RowChange:
+    def rows(self, name: str, after: int = 0, version: int | None = None) -> RowChange:
         """See `TableServer.rows`."""
-        return _row_change(self._call("rows", {"name": name, "after": after}, timeout_s=LONG_S))
+        return _row_change(self._long("rows", {"name": name, "after": after, "version": version}))
 
     def marks(self) -> dict[str, int]:
         """See `TableServer.marks`."""
@@ -120,21 +130,21 @@ class ServerClient:
 
     def collect_copy(self, sequence: int) -> dict[str, Any]:
         """See `ServerCopies.gather`."""
-        return dict(self._call("collect_copy", {"sequence": sequence}, timeout_s=LONG_S).fields)
+        return dict(self._long("collect_copy", {"sequence": sequence}).fields)
 
     def restore(self, buckets: BucketMap, applied: int, copies: Sequence[Mapping[str, Any]]) -> None:
         """See `ServerCopies.restore`."""
         fields = {"map": buckets.fields(), "applied": applied, "copies": [dict(copy) for copy in copies]}
-        self._call("restore", fields, timeout_s=LONG_S)
+        self._long("restore", fields)
 
     def move(self, buckets: Sequence[int], target: int, address: str) -> BucketMap:
         """See `Departures.move`; the target is told by its address."""
         fields = {"buckets": [int(bucket) for bucket in buckets], "target": target, "address": address}
-        return BucketMap.read(self._wire.call("move", fields, timeout_s=LONG_S).fields["map"])
+        return BucketMap.read(self._moves.call("move", fields).fields["map"])
 
     def tidy(self) -> bool:
         """See `Departures.tidy`."""
-        return bool(self._wire.call("tidy", timeout_s=LONG_S).fields["done"])
+        return bool(self._moves.call("tidy").fields["done"])
 
     def pull_dense(self, known: int, after: int) -> tuple[int, FloatArray | None]:
         """See `TableServer.pull_dense`."""
@@ -155,18 +165,17 @@ class _RemoteArrivals:
     def begin(self, move: str, mask: Mask, applied: int) -> int:
         return int(self._call("move_begin", {"move": move, "mask": runs_of(mask), "applied": applied}).fields["known"])
 
-    def rows(self, move: str, table: str, numbers: Mapping[str, int], arrays: Mapping[str, Array]) -> None:
-        self._call("move_rows", {"move": move, "table": table, "numbers": dict(numbers)}, arrays)
+    def rows(self, move: str, table: str, place: int, numbers: Mapping[str, int], arrays: Mapping[str, Array]) -> None:
+        self._call("move_rows", {"move": move, "table": table, "place": place, "numbers": dict(numbers)}, arrays)
 
     def delta(self, move: str, sequence: int, part: Part) -> None:
         fields, arrays = pack(part)
         self._call("move_delta", {"move": move, "sequence": sequence} | fields, arrays)
 
-    def prepared(self, move: str, transaction: Transaction, attempt: int, part: Part) -> None:
+    def prepared(self, move: str, place: int, transaction: Transaction, attempt: int, part: Part) -> None:
         fields, arrays = pack(part)
-        self._call(
-            "move_prepared", {"move": move, "transaction": transaction.text, "attempt": attempt} | fields, arrays
-        )
+        told = {"move": move, "place": place, "transaction": transaction.text, "attempt": attempt}
+        self._call("move_prepared", told | fields, arrays)
 
     def end(self, move: str, buckets: BucketMap) -> None:
         self._call("move_end", {"move": move, "map": buckets.fields()})
@@ -202,9 +211,9 @@ class _Answers:
         self._server.prepare(transaction, int(fields["attempt"]), int(fields["version"]), part)
 
     def apply(self, request: Request) -> dict[str, Any]:
-        evicted = 0
+        evicted, version = 0, _version(request)
         for sequence, texts in request.fields["steps"]:
-            evicted = self._server.apply(int(sequence), [Transaction.parse(text) for text in texts])
+            evicted = self._server.apply(int(sequence), [Transaction.parse(text) for text in texts], version)
         return {"evicted": evicted}
 
     def fence(self, request: Request) -> None:
@@ -218,10 +227,11 @@ class _Answers:
 
     def changes(self, request: Request) -> Reply:
         fields = request.fields
-        return _told(self._server.changes(str(fields["name"]), int(fields["since"]), int(fields["after"])))
+        return _told(self._server.changes(str(fields["name"]), int(fields["since"]), int(fields["after"]),
+                                          _version(request)))  # fmt: skip
 
     def rows(self, request: Request) -> Reply:
-        return _told(self._server.rows(str(request.fields["name"]), int(request.fields["after"])))
+        return _told(self._server.rows(str(request.fields["name"]), int(request.fields["after"]), _version(request)))
 
     def marks(self, request: Request) -> dict[str, Any]:
         return {"marks": self._server.marks()}
@@ -267,7 +277,8 @@ class _Answers:
 
     def move_rows(self, request: Request) -> None:
         fields = request.fields
-        self._server.arrivals.rows(str(fields["move"]), str(fields["table"]), fields["numbers"], request.arrays)
+        self._server.arrivals.rows(str(fields["move"]), str(fields["table"]), int(fields["place"]), fields["numbers"],
+                                   request.arrays)  # fmt: skip
 
     def move_delta(self, request: Request) -> None:
         fields = request.fields
@@ -276,13 +287,19 @@ class _Answers:
     def move_prepared(self, request: Request) -> None:
         fields, part = request.fields, unpack(request.fields, request.arrays)
         transaction = Transaction.parse(fields["transaction"])
-        self._server.arrivals.prepared(str(fields["move"]), transaction, int(fields["attempt"]), part)
+        self._server.arrivals.prepared(str(fields["move"]), int(fields["place"]), transaction, int(fields["attempt"]),
+                                       part)  # fmt: skip
 
     def move_end(self, request: Request) -> None:
         self._server.arrivals.end(str(request.fields["move"]), BucketMap.read(request.fields["map"]))
 
     def move_abort(self, request: Request) -> None:
         self._server.arrivals.abort(str(request.fields["move"]))
+
+
+def _version(request: Request) -> int | None:
+    version = request.fields.get("version")
+    return None if version is None else int(version)
 
 
 def _told(change: RowChange) -> Reply:

@@ -100,6 +100,7 @@ def test_buckets_that_moved_between_are_noticed(tmp_path) -> None:
     with wired(2, checkpoint.tables) as world:
         learn(world, 1)
         world.servers[0].copies.plan(1)
+        world.servers[0].copies.gather(1)  # a move has to wait for the files
         own = np.flatnonzero(world.record.map.mask(0)).tolist()
         carry_out([Move(0, 1, tuple(own[:5]))], world.record, world.directory)
         world.servers[1].copies.plan(1)

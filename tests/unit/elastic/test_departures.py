@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from contextlib import contextmanager
 
 import numpy as np
@@ -12,7 +13,7 @@ import torch
 from headrace.elastic.buckets import BucketMap, Move
 from headrace.elastic.directory import carry_out
 from headrace.elastic.transactions import Part
-from headrace.errors import ConfigError, HeadraceError, StaleError, WorkerLost
+from headrace.errors import ClusterError, ConfigError, HeadraceError, StaleError, StoreError, WorkerLost
 from headrace.store import bucket_of
 
 from .tables_world import named, part, wired
@@ -53,6 +54,8 @@ def learning(world, steps: int):
 def test_nobody_stops_and_nothing_is_lost_while_buckets_move(tmp_path) -> None:
     with wired(3, tmp_path) as world:
         with learning(world, 40):
+            while not all(server.applied for server in world.servers):
+                time.sleep(0.001)  # an id that is new while its bucket is on its way is counted on both sides
             for turn in range(6):
                 source, target = turn % 3, (turn + 1) % 3
                 own = np.flatnonzero(world.record.map.mask(source))
@@ -73,7 +76,7 @@ def test_a_server_can_be_emptied_and_go(tmp_path) -> None:
         everything = tuple(np.flatnonzero(world.record.map.mask(0)).tolist())
         carry_out([Move(0, 1, everything)], world.record, world.directory)
         world.wires[0].close()
-        world.record.drop_server(0)
+        del world.record._servers[0]
         learn(world, 2)
         assert (world.remote.fetch({"user": IDS})["user"] == 2).all()
 
@@ -116,25 +119,84 @@ def test_a_target_that_dies_before_the_hand_over_changes_nothing(tmp_path) -> No
 
 
 class Dying:
-    """A peer that is lost at the last moment."""
+    """A peer that is lost at the last moment, or has forgotten the move."""
 
-    def __init__(self, peer) -> None:
-        self._peer = peer
+    def __init__(self, peer, error=WorkerLost) -> None:
+        self._peer, self._error = peer, error
 
     def __getattr__(self, name: str):
         return getattr(self._peer, name)
 
     def end(self, move: str, buckets: BucketMap) -> None:
-        raise WorkerLost("peer")
+        raise self._error("peer")
 
 
-def test_a_target_that_dies_in_the_hand_over_is_told_as_a_loss(tmp_path) -> None:
+@pytest.mark.parametrize("error", [WorkerLost, ClusterError])
+def test_a_target_that_dies_in_the_hand_over_is_told_as_a_loss(tmp_path, error) -> None:
     with wired(2, tmp_path) as world:
         own = np.flatnonzero(world.record.map.mask(0)).tolist()
         with pytest.raises(WorkerLost, match="given up"):
-            world.servers[0].departures.move(own[:10], 1, Dying(world.servers[1].arrivals))
+            world.servers[0].departures.move(own[:10], 1, Dying(world.servers[1].arrivals, error))
         with pytest.raises(StaleError):  # nobody has them now: a checkpoint has to be restored
             world.servers[0].lookup(0, 0, {"user": IDS[np.isin(bucket_of(IDS), own[:10])]} | {"item": _in(own[:10])})
+
+
+class Twice:
+    """A peer that every call reaches twice; steps are taken while rows are on their way."""
+
+    def __init__(self, peer, meanwhile) -> None:
+        self._peer, self._meanwhile = peer, meanwhile
+
+    def __getattr__(self, name: str):
+        def call(*arguments):
+            if name == "rows" and self._meanwhile is not None:
+                self._meanwhile()
+                self._meanwhile = None
+            found = getattr(self._peer, name)(*arguments)
+            assert getattr(self._peer, name)(*arguments) == found
+            return found
+
+        return call
+
+
+def test_calls_of_a_move_that_arrive_twice_count_once(tmp_path) -> None:
+    with wired(2, tmp_path) as world:
+        learn(world, 1)
+        world.remote.prepare(named(4), part(IDS))
+
+        def meanwhile() -> None:
+            learn(world, 2)
+            learn(world, 3)
+
+        own = np.flatnonzero(world.record.map.mask(0)).tolist()
+        world.record.moved(world.servers[0].departures.move(own, 1, Twice(world.servers[1].arrivals, meanwhile)))
+        world.remote.apply(4, [named(4)])
+        world.remote.after = 4
+        assert (world.remote.fetch({"user": IDS})["user"] == 4).all()
+        assert world.remote.tables["user"].rows().ids.tolist() == IDS.tolist()
+
+
+@pytest.mark.parametrize("what", ["move", "tidy"])
+def test_a_restore_in_the_middle_ends_a_move_and_changes_no_owner(tmp_path, what) -> None:
+    with wired(2, tmp_path) as world:
+        learn(world, 1)
+        source, target = world.servers
+        own = np.flatnonzero(world.record.map.mask(0)).tolist()
+        if what == "tidy":
+            world.record.moved(source.departures.move(own[:10], 1, target.arrivals))
+        usual, later = source.departures._catch_up, world.record.map.moved([], 0)
+
+        def catch_up(send, known) -> None:
+            usual(send, known)
+            for server in world.servers:
+                server.copies.restore(later, 0, [])
+
+        source.departures._catch_up = catch_up
+        with pytest.raises(StoreError, match="a restore"):
+            source.departures.tidy() if what == "tidy" else source.departures.move(own[:10], 1, target.arrivals)
+        assert (source.map.version, target.map.version) == (later.version, later.version)
+        assert source.stats()["buckets"] + target.stats()["buckets"] == 4096
+        assert source.stats()["tables"]["user"]["rows"] == 0
 
 
 def _in(buckets: list[int]) -> np.ndarray:

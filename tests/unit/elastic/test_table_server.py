@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from headrace.elastic.buckets import BucketMap
-from headrace.elastic.table_server import ServerLimits, TableServer
+from headrace.elastic.server_parts import ServerLimits
+from headrace.elastic.table_server import TableServer
 from headrace.elastic.transactions import Part
 from headrace.errors import (
     CapacityError,
@@ -195,6 +196,29 @@ def test_the_dense_part_takes_the_step_as_well() -> None:
     assert server.pull_dense(1, 0) == (1, None)
     with pytest.raises(StoreError, match="no dense part"):
         alone().pull_dense(-1, 0)
+
+
+def test_a_dense_gradient_that_does_not_fit_is_refused_before_it_tears_the_server() -> None:
+    for server, dense in ((alone(dense=dense_part()), [1.0, 1.0, 1.0]), (alone(), [1.0, 1.0])):
+        with pytest.raises(StoreError, match="dense gradient"):
+            server.prepare(named(1), 1, 0, part([7], dense=dense))
+        assert server.stats()["prepared"] == 0
+
+
+def test_dense_part_and_tables_are_restored_between_the_same_two_steps() -> None:
+    server, held = alone(dense=dense_part()), []
+
+    def restore(state) -> None:
+        def look() -> None:
+            held.append(server.order.acquire(blocking=False))
+
+        thread = threading.Thread(target=look)
+        thread.start()
+        thread.join()
+
+    server.dense.restore = restore
+    server.copies.restore(server.map, 0, [])
+    assert held == [False]
 
 
 def test_other_tables_are_noticed_at_once() -> None:
