@@ -17,7 +17,7 @@ from headrace.elastic.membership import Membership
 from headrace.elastic.sequence import Piece
 from headrace.elastic.transactions import Transaction
 from headrace.elastic.turns import Result
-from headrace.errors import HeadraceError, LeaseLost, NonFiniteLoss
+from headrace.errors import ClusterError, HeadraceError, LeaseLost, NonFiniteLoss
 from headrace.runtime.controller import Controller
 from headrace.runtime.work_queue import Contribution, ShardQueue
 
@@ -46,9 +46,11 @@ class Tables(Protocol):
 class AsyncCommits:
     """Members, rows and commits of an asynchronous run.
 
-    Bounded staleness: with `max_staleness` s, a push waits while, after it, another worker's parameters would be older
-    than s steps when that worker's push counts. So nobody learns from parameters that are older than s steps, and
-    nothing is computed in vain; the fast wait for the slow, as far as it must be. Without it nobody waits.
+    Bounded staleness: with `max_staleness` s, a push waits while, after it, the others could not push one after
+    another, those with the oldest parameters first, without one of them coming more than s steps after its parameters.
+    So nobody learns from parameters that are older than s steps, and nothing is computed in vain; the fast wait for
+    the slow, as far as it must be. With n workers the last of them lags n - 1 steps at least: a lower bound counts as
+    that. Who has no rows is not waited for. Without a bound nobody waits.
 
     Args:
         queue: Where the rows are.
@@ -77,6 +79,7 @@ class AsyncCommits:
         self._seen: dict[str, int] = {}
         self._newest = 0
         self._puzzled: dict[str, int] = {}
+        self._reported: dict[str, tuple[int, int]] = {}
         self._answers: OrderedDict[str, tuple[int, int]] = OrderedDict()
         for step, note in queue.decided(max(1, queue.last_step - REMEMBERED)):
             self._answers[note] = (step, -1)
@@ -112,6 +115,7 @@ class AsyncCommits:
         self.queue.leave(worker, clean=clean)
         self._epochs.pop(worker, None)
         self._seen.pop(worker, None)
+        self._reported.pop(worker, None)
 
     def wait_for_change(self, epoch: int, timeout_s: float) -> int:
         """Return the epoch of the members after a time, or at once when the run has ended."""
@@ -167,6 +171,10 @@ class AsyncCommits:
             wanted = sizes.get(worker) or max(1, self.controller.config.batch // self._begin_with)
             with self.queue.together():
                 pieces = self._pieces(worker, wanted)
+            if pieces:
+                self._seen.setdefault(worker, self.committed)
+            elif self._seen.pop(worker, None) is not None:  # it reads parameters anew before it learns again
+                self.turn.notify_all()
             return {"pieces": [piece.to_fields() for piece in pieces], "end": not pieces and self._over(),
                     "committed": self.committed, "newest": self._newest, "rows": self._learned()}  # fmt: skip
 
@@ -208,10 +216,11 @@ class AsyncCommits:
             LeaseLost: If the worker's epoch is over.
         """
         with self.turn:
-            known = self._answers.get(transaction.text)
+            if transaction.text not in self._answers:
+                self._wait_for_the_slow(transaction)
+            known = self._answers.get(transaction.text)  # the same push, asked again, may have waited beside this one
             if known is not None:
                 return {"step": known[0], "staleness": known[1]}
-            self._wait_for_the_slow(transaction)
             self._require(transaction.worker, transaction.epoch)
             step = self.committed + 1
             if not all(self.queue.commit(step, contributions, note=transaction.text)):
@@ -222,22 +231,33 @@ class AsyncCommits:
             self._newest = max(self._newest, newest)
             self._seen[transaction.worker] = step  # it waits for its own step before it reads parameters again
             self._puzzled.pop(transaction.worker, None)
-            self.tables.took(step, [transaction])
-            self._tell(transaction, sum(one.stop - one.start for one in contributions), seconds)
             self.turn.notify_all()
+            try:
+                self.tables.took(step, [transaction])
+                self._tell(transaction, sum(one.stop - one.start for one in contributions), seconds)
+            except HeadraceError as error:
+                self.fail(error)
+            except Exception as error:  # noqa: BLE001 - the step counts: the run must not go on with half of this done
+                self.fail(ClusterError(f"Step {step}, after its commit", got=f"{type(error).__name__}: {error}"))
             return {"step": step, "staleness": staleness}
 
     def _wait_for_the_slow(self, transaction: Transaction) -> None:
-        bound = self._bound
-        if bound is None:
-            return
         worker = transaction.worker
         while (
             self._epochs.get(worker) == transaction.epoch
+            and transaction.text not in self._answers
             and self.failed is None
-            and any(self.committed + 1 - seen > bound for other, seen in self._seen.items() if other != worker)
+            and self._too_early(worker)
         ):
             self.turn.wait(WAKE_S)
+
+    def _too_early(self, worker: str) -> bool:
+        """Return whether, after a push now, somebody's parameters would be too old before it can push."""
+        if self._bound is None or worker == min(self._seen, key=lambda name: self._seen[name], default=worker):
+            return False  # the oldest need not wait for anybody: somebody can always push
+        bound = max(self._bound, len(self._epochs) - 1)
+        others = sorted(seen for other, seen in self._seen.items() if other != worker)
+        return any(self.committed + place - seen > bound for place, seen in enumerate(others, 1))
 
     def _remember(self, text: str, step: int, staleness: int) -> None:
         self._answers[text] = (step, staleness)
@@ -256,10 +276,14 @@ class AsyncCommits:
     def poison(self, worker: str, epoch: int, step: int, rows: Sequence[tuple[str, int, int, str]], error: str) -> None:
         """Quarantine rows that cannot be read or learned, given as shard, fence, position and error.
 
-        A worker that finds no row at fault several times running ends the run.
+        What was told already, of the same step of the same worker, is not counted again. A worker that finds no row at
+        fault several times running ends the run.
         """
         with self.turn:
             self._require(worker, epoch)
+            if self._reported.get(worker) == (epoch, step):
+                return
+            self._reported[worker] = (epoch, step)
             grants = {(grant.shard, grant.fence): grant for grant in self.queue.renew(worker)}
             for shard, fence, position, why in rows:
                 if (shard, fence) in grants:

@@ -31,7 +31,7 @@ class AsyncWorker(Worker):
     def __init__(self, config: ElasticConfig, me: Launched, head: str, secret: bytes) -> None:
         self._own: AsyncStep | None = None
         super().__init__(config, me, head, secret)
-        self._pushes = 0
+        self._pushes, self._idle = 0, False
 
     def together(self) -> Any:
         """Return what the learner shares with others: nothing but the servers."""
@@ -57,6 +57,7 @@ class AsyncWorker(Worker):
             self.own.epoch, self.own.pulled = int(place["epoch"]), -1
             self.remote.after = self.taken = int(place["committed"])
             try:
+                self.remote.open()  # servers with other tables would take what they must not
                 while not self.ended:
                     self._next()
             except (LeaseLost, WorkerLost) as error:
@@ -71,8 +72,11 @@ class AsyncWorker(Worker):
         self.own.newest_time, self.learned = int(work["newest"]), int(work["rows"])
         pieces = tuple(Piece.from_fields(piece) for piece in work["pieces"])
         if not pieces:
+            self._idle = True
             time.sleep(0 if self.ended else IDLE_S)
             return
+        if self._idle:  # nobody waited for it meanwhile: its next parameters are not older than its rows
+            self._idle, self.remote.after = False, max(self.remote.after, self.taken)
         self._pushes += 1
         plan = Plan(self._pushes, sum(piece.rows for piece in pieces), 1.0, 1, pieces)
         self.own.plan, self.own.answer = plan, {}

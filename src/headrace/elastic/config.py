@@ -39,7 +39,8 @@ class ElasticConfig:
         epochs: Passes over the training examples; None: as the recipe says.
         mode: `sync`: one step of all workers together. `async`: every worker learns from what the servers have.
         max_staleness: In `async` mode, how many steps of others may lie between the parameters that a worker learns
-            from and its own step: faster workers wait as far as they must; None: nobody waits.
+            from and its own step: faster workers wait as far as they must; at least one less than the workers,
+            because they push one after another; None: nobody waits.
         sums: Where the gradients of a synchronous step are added: `gloo`, by all workers (an all-reduce); `head`, by
             the head in the order of workers, which is exact to the bit and can leave slow workers out.
         solution: What is done about slow nodes, as `headrace.runtime.solution_json` gives it; None: nothing.
@@ -96,8 +97,9 @@ class ElasticConfig:
         for name in ("batch_rows", "epochs"):
             value = getattr(self, name)
             require(value is None or value >= 1, f"ElasticConfig.{name}", got=value, expected="at least 1, or None")
-        require(self.max_staleness is None or self.max_staleness >= 0, "ElasticConfig.max_staleness",
-                got=self.max_staleness, expected="at least 0, or None")  # fmt: skip
+        require(self.max_staleness is None or self.max_staleness >= self.workers - 1, "ElasticConfig.max_staleness",
+                got=self.max_staleness, expected=f"at least {self.workers - 1}, or None",
+                do=f"Of {self.workers} workers that take turns, the last lags so much.")  # fmt: skip
         for name in ("heartbeat_s", "start_s"):
             require(
                 getattr(self, name) > 0, f"ElasticConfig.{name}", got=getattr(self, name), expected="seconds above 0"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -22,12 +23,13 @@ from headrace.elastic.sequence import Piece
 from headrace.elastic.server import dense_part
 from headrace.elastic.table_wire import serve_tables
 from headrace.elastic.transactions import Transaction
-from headrace.errors import HeadraceError, LeaseLost, NonFiniteLoss
+from headrace.errors import ConfigError, HeadraceError, LeaseLost, NonFiniteLoss, RowRuleMismatch, StoreError
 from headrace.runtime.controller import Controller, ControllerConfig
 from headrace.runtime.launch import Launched
 from headrace.runtime.solutions import Static
 from headrace.runtime.wire import Server, secret_of
 from headrace.runtime.work_queue import QueueConfig, ShardQueue
+from headrace.store import SGD
 
 
 class Told:
@@ -138,12 +140,121 @@ def test_the_fast_wait_for_the_slow_as_far_as_the_bound_says(tmp_path) -> None:
 
     thread = threading.Thread(target=run)
     thread.start()
-    time.sleep(0.3)
+    deadline = time.monotonic() + 20.0
+    while len(done) < 2 and time.monotonic() < deadline:
+        time.sleep(0.005)
+    time.sleep(0.05)
     assert done == [1, 2]  # a third would make the slow one's parameters too old
     assert slow.push() == {"step": 3, "staleness": 2}
     to.left("worker-0", "killed")  # nobody waits for the dead
     thread.join(5.0)
     assert done == [1, 2, 4, 5]
+
+
+def test_three_workers_go_on_under_the_lowest_bound_whoever_is_fast(tmp_path) -> None:
+    for bound in (0, 2):  # 0 counts as 2: the last of three workers lags two steps
+        (tmp_path / str(bound)).mkdir()
+        to = commits(tmp_path / str(bound), rows=200, bound=bound)
+        hands = [Hand(to, f"worker-{number}") for number in range(3)]
+        for one in hands:
+            one.take()
+        answers: list[dict] = []
+
+        def run(one: Hand, to=to, answers=answers) -> None:
+            for _ in range(4):
+                answers.append(one.push())
+                one.take()
+            to.left(one.name, "it has done its part")
+
+        threads = [threading.Thread(target=run, args=(hands[0],), daemon=True)]
+        threads[0].start()
+        time.sleep(0.1)
+        assert len(answers) == 1  # a second one, and the last of the others would lag three steps
+        threads += [threading.Thread(target=run, args=(one,), daemon=True) for one in hands[1:]]
+        for thread in threads[1:]:
+            thread.start()
+        for thread in threads:
+            thread.join(5.0)
+            assert not thread.is_alive()
+        assert sorted(answer["step"] for answer in answers) == list(range(1, 13))
+        assert max(to.staleness) == 2
+
+
+def test_a_bound_that_no_order_can_keep_is_refused(tmp_path) -> None:
+    for bound in (None, 2):
+        ElasticConfig(recipe="a:b", folder=tmp_path, workers=3, mode="async", max_staleness=bound)
+    with pytest.raises(ConfigError, match="max_staleness"):
+        ElasticConfig(recipe="a:b", folder=tmp_path, workers=3, mode="async", max_staleness=1)
+
+
+def test_nobody_waits_for_a_worker_without_rows(tmp_path) -> None:
+    to = commits(tmp_path, rows=20, bound=1)
+    busy, idle = Hand(to, "worker-0"), Hand(to, "worker-1")
+    answers = []
+
+    def run() -> None:
+        for _ in range(4):
+            busy.take()
+            answers.append(busy.push())
+
+    to._pieces = lambda worker, wanted, usual=to._pieces: [] if worker == "worker-1" else usual(worker, wanted)
+    thread = threading.Thread(target=run, daemon=True)
+    thread.start()
+    time.sleep(0.1)
+    assert [answer["step"] for answer in answers] == [1]  # the other one may be computing
+    idle.take()
+    thread.join(5.0)
+    assert [answer["step"] for answer in answers] == [1, 2, 3, 4]
+
+
+def test_a_push_asked_twice_while_it_waits_counts_once_and_both_hear_so(tmp_path) -> None:
+    to = commits(tmp_path, rows=200, bound=1)
+    slow, fast = Hand(to, "worker-0"), Hand(to, "worker-1")
+    slow.take()
+    fast.take()
+    fast.push()
+    fast.take()
+    answers: list[dict] = []
+    threads = [threading.Thread(target=lambda: answers.append(fast.push()), daemon=True) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    time.sleep(0.1)
+    assert answers == []
+    slow.push()
+    for thread in threads:
+        thread.join(5.0)
+    assert [answer["step"] for answer in answers] == [3, 3]
+    assert len(to.tables.steps) == 3
+
+
+def test_a_server_that_cannot_take_a_step_ends_the_run(tmp_path) -> None:
+    to = commits(tmp_path)
+    one = Hand(to, "worker-0")
+    one.take()
+
+    def took(step, transactions) -> None:
+        raise StoreError("Table server 0", got="half a step")
+
+    to.tables.took = took
+    assert one.push()["step"] == 1  # it is in the queue
+    with pytest.raises(StoreError, match="half a step"):
+        one.take()
+    assert to.failed is not None
+
+
+def test_an_error_that_is_told_twice_counts_once(tmp_path) -> None:
+    to = commits(tmp_path)
+    one = Hand(to, "worker-0")
+    one.take()
+    piece = one.pieces[0]
+    bad = [(piece.grant.shard, piece.grant.fence, piece.start, "bad")]
+    for step in (1, 2):
+        for _ in range(3):
+            to.poison("worker-0", one.place["epoch"], step, [], "NaN")
+    for _ in range(2):  # its answer was lost
+        to.poison("worker-0", one.place["epoch"], 3, bad, "bad")
+    assert [row.error for row in to.queue.quarantined()] == ["bad"]
+    assert to.failed is None
 
 
 def test_rows_at_fault_are_quarantined_and_an_error_without_a_culprit_ends_the_run(tmp_path) -> None:
@@ -153,8 +264,8 @@ def test_rows_at_fault_are_quarantined_and_an_error_without_a_culprit_ends_the_r
     piece = one.pieces[0]
     to.poison("worker-0", one.place["epoch"], 1, [(piece.grant.shard, piece.grant.fence, piece.start, "bad")], "bad")
     assert [row.error for row in to.queue.quarantined()] == ["bad"]
-    for _ in range(3):
-        to.poison("worker-0", one.place["epoch"], 1, [], "NaN")
+    for step in (2, 3, 4):
+        to.poison("worker-0", one.place["epoch"], step, [], "NaN")
     with pytest.raises(NonFiniteLoss, match="No single row"):
         one.take()
 
@@ -257,3 +368,13 @@ def test_one_asynchronous_worker_is_never_stale(tmp_path) -> None:
     with running(tmp_path, ["worker-0"]) as (head, workers):
         run_all(workers.values())
         assert set(head.conductor.staleness) == {0}
+
+
+def test_a_worker_with_other_tables_than_the_servers_does_not_learn(tmp_path) -> None:
+    with running(tmp_path, ["worker-0"]) as (head, workers):
+        remote = workers["worker-0"].remote
+        name, config = next(iter(remote.configs.items()))
+        remote.configs[name] = replace(config, rule=SGD(lr=77.0))
+        with pytest.raises(RowRuleMismatch, match=name):
+            workers["worker-0"].run()
+        assert head.conductor.committed == 0
