@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 
 DICE_MOMENTUM = 0.01
 """Share of a batch in the running statistics of `Dice`."""
@@ -27,7 +28,7 @@ class Dice(nn.Module):
 
     Cost:
         It runs over every entry of every history, so its gradient is written out: a third of the passes over memory
-        that one step after another would take.
+        that one step after another would take. There is no gradient of that gradient.
 
     Source:
         Zhou et al. 2018, "Deep Interest Network for Click-Through Rate Prediction", section 5.3.
@@ -66,17 +67,17 @@ class _Dice(torch.autograd.Function):
         return torch.addcmul(slope, share, 1.0 - slope).mul_(inputs)
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         (grad,), (inputs, slope, *rest) = grads, ctx.saved_tensors
         if not rest:
             return grad, torch.zeros_like(slope), None, None, None
         share, own_mean, own_scale, mean, variance = rest
-        bent = grad * inputs
+        bent = grad * inputs  # may be a stack of gradients (`is_grads_batched`): it is changed in place, `share` is not
         bent.addcmul_(bent, share, value=-1.0)
-        to_slope = bent.new_ones(len(bent)) @ bent
+        to_slope = inputs.new_ones(len(inputs)) @ bent
         steep = bent.mul_(share).mul_(1.0 - slope)  # over the normed input
         to_normed, _, _ = torch.ops.aten.native_batch_norm_backward(
             steep, inputs, None, mean, variance, own_mean, own_scale, ctx.learns, DICE_EPSILON, [True, False, False]
         )  # fmt: skip
-        to_inputs = torch.addcmul(slope, share, 1.0 - slope).mul_(grad).add_(to_normed)
-        return to_inputs, to_slope, None, None, None
+        return torch.addcmul(to_normed, grad, torch.addcmul(slope, share, 1.0 - slope)), to_slope, None, None, None

@@ -94,10 +94,14 @@ class AttentionUnit(nn.Module):
         """Return the first layer's output for targets, entries, their differences and their products, side by side.
 
         The differences are never made: what they would be multiplied with is added to the weights of targets, and
-        taken from those of entries. That leaves three quarters of the largest product of all.
+        taken from those of entries. That leaves three quarters of the largest product of all. Where somebody hooks
+        into the layer, it is called on all four instead.
         """
         first = self.layers[0]
-        assert isinstance(first, nn.Linear)
+        if type(first) is not nn.Linear or first._forward_hooks or first._forward_pre_hooks:
+            both = [targets_LD, entries_LD, targets_LD - entries_LD, targets_LD * entries_LD]
+            called: Tensor = first(torch.cat(both, dim=1))
+            return called
         of_target, of_entry, of_difference, of_product = first.weight.chunk(4, dim=1)
         weight = torch.cat([of_target + of_difference, of_entry - of_difference, of_product], dim=1)
         inputs = torch.cat([targets_LD, entries_LD, targets_LD * entries_LD], dim=1)

@@ -50,3 +50,22 @@ def test_the_gradient_is_that_of_the_formula(training: bool) -> None:
         return torch.func.functional_call(dice, {"slope": slope}, (inputs,))  # type: ignore[no-any-return]
 
     assert torch.autograd.gradcheck(activated, (inputs, slope))
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_many_gradients_at_once_are_those_one_by_one(training: bool) -> None:
+    dice, draw = Dice(3).train(training), generator(2)
+    inputs = torch.randn(6, 3, generator=draw, requires_grad=True)
+    grads, into = torch.randn(4, 6, 3, generator=draw), (inputs, dice.slope)
+    out = dice(inputs)
+    found = torch.autograd.grad([out], into, [grads], retain_graph=True, is_grads_batched=True)
+    for place, grad in enumerate(grads):
+        for several, one in zip(found, torch.autograd.grad(out, into, grad, retain_graph=True), strict=True):
+            torch.testing.assert_close(several[place], one)
+
+
+def test_a_gradient_of_the_gradient_is_refused() -> None:
+    inputs = torch.randn(6, 3, generator=generator(2), requires_grad=True)
+    (first,) = torch.autograd.grad(Dice(3)(inputs).square().sum(), inputs, create_graph=True)
+    with pytest.raises(RuntimeError, match="once_differentiable"):
+        first.sum().backward()

@@ -42,6 +42,16 @@ def test_the_first_layer_learns_as_if_differences_had_been_made() -> None:
         torch.testing.assert_close(one, other)
 
 
+def test_who_hooks_into_the_first_layer_sees_its_inputs_and_the_same_comes_out() -> None:
+    unit, past, targets = unit_and_history()
+    expected, seen = unit(past, targets), []
+    hook = unit.layers[0].register_forward_hook(lambda layer, given, output: seen.append((given[0].shape, output)))
+    torch.testing.assert_close(unit(past, targets), expected)
+    hook.remove()
+    assert [shape for shape, _ in seen] == [(6, 16)]
+    assert torch.equal(unit(past, targets), expected)
+
+
 def test_much_history_counts_for_more_without_softmax() -> None:
     (plain, past, targets), (soft, *_) = unit_and_history(), unit_and_history(softmax=True)
     twice = History(past.rows.repeat(2, 1)[:8], torch.arange(8), torch.tensor([0, 8]))
