@@ -69,7 +69,8 @@ class Pipeline:
     Args:
         config: Bounds; None: the default ones.
         times: Where reading and waiting are counted: the learner's own.
-        made: Called by the reading thread with every batch before it waits: a collection's `fetch_ahead`.
+        made: Called with every batch once it is read, by whoever reads: the reading thread, before the batch waits, or
+            the learner's own between two steps; a collection's `fetch_ahead`.
 
     Example:
         >>> from headrace.testing.toy import Toy, ToyConfig

@@ -103,8 +103,8 @@ class ReadAhead(Generic[Item]):
     and when nobody holds the iterator any more.
 
     Args:
-        items: Where they come from; used by the thread alone until `close`. If they have `interrupt()`, it is called
-            from outside to end a `next` that waits.
+        items: Where they come from; used by the thread alone until `close` or `rest` has returned. If they have
+            `interrupt()`, `close` calls it from outside to end a `next` that waits.
         depth: Items that may wait; may be changed at any time.
         max_bytes: Bytes that may wait, counted by `size`; another item is made as long as fewer do.
         size: Bytes of an item; None: items are batches (`batch_bytes`).

@@ -39,7 +39,7 @@ def step_back(by: int) -> None:
 
 
 def thread_steps_back(by: int) -> None:
-    """Let only the calling thread step back; Linux alone can, elsewhere nothing is done.
+    """Let only the calling thread step back; Linux alone can, elsewhere, or where it may not, nothing is done.
 
     Args:
         by: Niceness, 0 to 19.
@@ -50,5 +50,6 @@ def thread_steps_back(by: int) -> None:
     require(LEAST <= by <= MOST, "Niceness", got=by, expected=f"{LEAST} to {MOST}")
     if by and AUTOGROUP.parent.parent.is_dir():
         thread = threading.get_native_id()
-        if by > os.getpriority(os.PRIO_PROCESS, thread):
-            os.setpriority(os.PRIO_PROCESS, thread, by)
+        with contextlib.suppress(OSError):  # a sandbox that refuses the call: the thread's work goes on all the same
+            if by > os.getpriority(os.PRIO_PROCESS, thread):
+                os.setpriority(os.PRIO_PROCESS, thread, by)

@@ -27,7 +27,7 @@ print(os.getpriority(os.PRIO_PROCESS, 0), words[-1] if words else "none")
 
 
 def _group() -> str:
-    """The weight of this session; a process that belongs to none (started by no login) reads an empty file."""
+    """The weight of the group of processes; one that belongs to none (started by no login) reads an empty file."""
     group = Path("/proc/self/autogroup")
     words = group.read_text().split() if group.exists() else []
     return words[-1] if words else "none"
@@ -59,6 +59,16 @@ def test_a_thread_steps_back_alone() -> None:
     thread.join()
     assert seen == [before + 2]
     assert os.getpriority(os.PRIO_PROCESS, 0) == before
+
+
+@LINUX
+def test_a_thread_that_may_not_step_back_goes_on(monkeypatch) -> None:
+    def refused(*_arguments):
+        raise PermissionError("seccomp")
+
+    for call in ("setpriority", "getpriority"):
+        monkeypatch.setattr(os, call, refused)
+        thread_steps_back(5)
 
 
 @pytest.mark.parametrize("by", [-1, 20])
