@@ -53,3 +53,12 @@ def test_every_recorded_claim_says_where_it_comes_from(root) -> None:
                 if key not in record
             ]
     assert lacking == [], "\n".join(map(str, lacking))
+
+
+def test_every_recorded_plot_is_drawn(root) -> None:
+    wanted, images = set[str](), root / "docs" / "images" / "papers"
+    for folder in folders(root):
+        recorded = json.loads((folder / "expected.json").read_text(encoding="utf-8"))
+        wanted |= {f"{folder.name}-{place}.svg" for place, _ in enumerate(recorded.get("plots", []), start=1)}
+    drawn = {path.name for path in images.glob("*.svg")}
+    assert wanted == drawn, f"draw_papers.py; not drawn: {wanted - drawn}, of no plot: {drawn - wanted}"
