@@ -13,7 +13,7 @@ import pytest
 
 from headrace.elastic import ElasticConfig, run_elastic
 from headrace.elastic.run_local import steps_of
-from headrace.runtime import LocalLauncher
+from headrace.runtime import LocalLauncher, Pattern
 
 ROWS = 6000
 
@@ -56,23 +56,33 @@ def test_a_run_learns_publishes_and_accounts_for_every_example(undisturbed) -> N
 
 
 def test_a_killed_and_a_frozen_worker_change_nothing(undisturbed, tmp_path) -> None:
-    run = config(tmp_path / "run")
+    run = config(tmp_path / "run", pattern=Pattern(worker_step_s=0.1))  # slow enough for the killed one to come back
+    ended, frozen = threading.Event(), []
     with LocalLauncher(run.folder / "logs") as launcher:
 
         def disturb() -> None:
-            while len(steps_of(run)) < 10:
-                time.sleep(0.005)
+            while len(steps_of(run)) < 10 and not ended.wait(0.01):
+                pass
+            epoch = steps_of(run)[-1]["epoch"]
             launcher.signal("worker-1", signal.SIGKILL)
-            while len(steps_of(run)) < 25:
-                time.sleep(0.005)
-            launcher.signal("worker-0", signal.SIGSTOP)
-            time.sleep(3.0)
-            launcher.signal("worker-0", signal.SIGCONT)
+            while not ended.wait(0.02):
+                if any(line["epoch"] > epoch and len(line["workers"]) == 2 for line in steps_of(run)):
+                    frozen.append(launcher.signal("worker-0", signal.SIGSTOP))
+                    time.sleep(1.5 * run.silence_s)
+                    launcher.signal("worker-0", signal.SIGCONT)
+                    return
 
         thread = threading.Thread(target=disturb, daemon=True)
         thread.start()
-        report = run_elastic(run, launcher=launcher)
-        thread.join(1.0)
+        try:
+            report = run_elastic(run, launcher=launcher)
+        finally:
+            ended.set()
+            thread.join(10.0)
+    assert frozen == [True]
+    gone = {event["worker"]: event["reason"] for event in report.settings["status"]["events"]
+            if event["kind"] == "left" and event["reason"].startswith("silent")}  # fmt: skip
+    assert gone == {"worker-0": "silent for more than 2 s"}  # the other one went on without it
     steps = [line["step"] for line in steps_of(run)]
     assert steps == list(range(1, len(steps) + 1))  # no step was lost or taken twice
     audit = report.settings["audit"]
