@@ -79,7 +79,7 @@ def test_a_crew_lives_on_ray_as_it_does_here(tmp_path) -> None:
         assert launcher.signal("worker-0", signal.SIGKILL)
         ends = crew.poll(10.0)
         assert [(end.name, end.code) for end in ends] == [("worker-0", -signal.SIGKILL)]
-        assert ends[0].time - killed < 1.0
+        assert ends[0].time - killed < 10.0
         assert launcher.address("worker-0") == "127.0.0.1:1001"  # the crew has started it again
         second = launcher.pid("worker-0")
         crew.remove(["worker-1"])
