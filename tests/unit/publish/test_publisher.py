@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import signal
 import subprocess
 import sys
@@ -191,36 +192,47 @@ def test_a_lost_published_log_is_refused(tmp_path: Path, change) -> None:
         relay(stage.log, fresh)
 
 
-RELAY = """
-import sys
+# Each line from outside is another relay, in a process of its own: a fork, so that torch is imported once.
+RELAYS = """
+import os, sys
 from pathlib import Path
 from headrace.data.log import EmbeddedLog
 from headrace.publish import LogPublisher, relay
-folder = Path(sys.argv[1])
-publisher = LogPublisher(EmbeddedLog(folder / "changes.db", durability="process"), folder / "s", snapshot_every=5)
-print("up", flush=True)
-relay(EmbeddedLog(folder / "staged.db", durability="process"), publisher)
+folder, child = Path(sys.argv[1]), 0
+while sys.stdin.readline():
+    if child:
+        os.waitpid(child, 0)
+    child = os.fork()
+    if not child:
+        changes = EmbeddedLog(folder / "changes.db", durability="process")
+        publisher = LogPublisher(changes, folder / "s", snapshot_every=5)
+        print(os.getpid(), flush=True)
+        relay(EmbeddedLog(folder / "staged.db", durability="process"), publisher)
+        os._exit(0)
+sys.exit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
 """
 
 
 def test_killed_at_any_moment_the_relay_publishes_each_version_once(tmp_path: Path, change) -> None:
     stage, total = Stage(tmp_path), 120
     made = [change(number) for number in range(total)]
-    process, kills = None, 0
-    for number, one in enumerate(made):
-        stage.staging.publish(one)
-        if number % 30 == 5:
-            if process is not None:
-                process.send_signal(signal.SIGKILL)
-                process.wait(30)
-                kills += 1
-            process = subprocess.Popen([sys.executable, "-c", RELAY, str(tmp_path)], stdout=subprocess.PIPE)
-            assert process.stdout is not None
-            assert process.stdout.readline() == b"up\n"
-            time.sleep(0.002 * (number % 7))
-    stage.log.close_topic("staged")
-    assert process is not None
-    assert process.wait(60) == 0
+    running, kills = 0, 0
+    with subprocess.Popen([sys.executable, "-c", RELAYS, str(tmp_path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+                          text=True, bufsize=1) as relays:  # fmt: skip
+        assert relays.stdin is not None
+        assert relays.stdout is not None
+        for number, one in enumerate(made):
+            stage.staging.publish(one)
+            if number % 30 == 5:
+                if running:
+                    os.kill(running, signal.SIGKILL)
+                    kills += 1
+                relays.stdin.write("another\n")
+                running = int(relays.stdout.readline())
+                time.sleep(0.002 * (number % 7))
+        stage.log.close_topic("staged")
+        relays.stdin.close()
+        assert relays.wait(60) == 0
     assert kills == 3
     assert stage.publisher.last().number == total - 1
     kept = list(stage.publisher.read_since(stage.publisher.changes.first() - 1))
