@@ -6,9 +6,10 @@ import os
 import sys
 import threading
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -28,11 +29,12 @@ ROLES = ["head-0", "server-0", "server-1", "worker-0", "worker-1", "worker-2", "
 
 @dataclass
 class Chaos:
-    """What came of a run: its audit, what was done to it, and how many steps it took."""
+    """What came of a run: its audit, what was done to it, how many steps it took, and who was taken for dead."""
 
     audit: Audit
     faults: LabReport
     steps: int
+    silent: set[str]
 
 
 @pytest.fixture(autouse=True)
@@ -51,7 +53,11 @@ def chaos(
         checkpoint_every=20, publish=False, pattern=Pattern(worker_step_s=step_s),
     )  # fmt: skip
     path = os.pathsep.join([str(HERE), *(entry for entry in sys.path if entry)])
-    ended, done = threading.Event(), list[LabReport]()
+    ended, done, silent = threading.Event(), list[LabReport](), set[str]()
+
+    def on_status(status: Mapping[str, Any]) -> None:
+        silent.update(event["worker"] for event in status["events"] if event["reason"].startswith("silent"))
+
     plan.write(folder.parent / f"{folder.name}-plan.json")
     with ProxiedLauncher(LocalLauncher(folder / "logs", environment={"PYTHONPATH": path})) as launcher:
 
@@ -64,12 +70,12 @@ def chaos(
         striking = threading.Thread(target=strike)
         striking.start()
         try:
-            report = run_elastic(config, launcher=launcher, restarts=OFTEN)
+            report = run_elastic(config, launcher=launcher, restarts=OFTEN, on_status=on_status)
         finally:
             ended.set()
             striking.join()
     assert not launcher.running()
-    return Chaos(audited(report, rows), done[0], int(report.figures["steps"].value))
+    return Chaos(audited(report, rows), done[0], int(report.figures["steps"].value), silent)
 
 
 def steps(folder: Path) -> list[str]:
@@ -95,15 +101,19 @@ def check(found: Chaos) -> None:
 
 
 def test_a_fault_of_each_kind_loses_and_doubles_nothing(tmp_path: Path) -> None:
-    """The short form: three workers, and every kind of fault once."""
+    """The short form: three workers, every kind of fault, and two of them long enough to be taken for dead."""
+    long_s = 2.5 * SILENCE_S
     plan = FaultPlan(faults=(
         Fault(0.1, "freeze", "worker-0", 0.3), Fault(0.3, "partition", "server-0", 0.3),
         Fault(0.6, "slow-link", "worker-1", 0.5, 50_000.0), Fault(0.9, "disk-full", "head-0", 0.3),
-        Fault(1.3, "kill", "worker-2"), Fault(1.6, "kill", "head-0"),
+        Fault(1.3, "freeze", "worker-0", long_s), Fault(1.4 + long_s, "partition", "worker-1", long_s),
+        Fault(1.5 + 2 * long_s, "kill", "worker-2"), Fault(1.8 + 2 * long_s, "kill", "head-0"),
     ))  # fmt: skip
-    found = chaos(tmp_path / "run", plan, rows=5000, roles=["head-0", "server-0", "worker-0", "worker-1", "worker-2"])
+    roles = ["head-0", "server-0", "worker-0", "worker-1", "worker-2"]
+    found = chaos(tmp_path / "run", plan, rows=8000, roles=roles, step_s=0.05)
     check(found)
     assert found.faults.count() == len(plan.faults), found.faults.text()
+    assert found.silent >= {"worker-0", "worker-1"}  # each was fenced, and came back as new
 
 
 @pytest.mark.slow
