@@ -183,6 +183,28 @@ def test_the_roles_do_what_the_loop_does(tmp_path, base) -> None:
     assert [roles.checksum(n) for n in range(6)] == [publisher.changes.checksum(n) for n in range(6)]
 
 
+def test_a_run_with_rollouts_is_served_after_they_ended(tmp_path, base) -> None:
+    torch.set_num_threads(1)
+    config = served.rewarded(base=base, rollouts=2)
+    run_rollouts(config, RunFolder(tmp_path), lambda: False)
+    one, sums = finished(tmp_path)
+    serving = Serving(config, tmp_path)
+    try:
+        answer = serving.http.post("/v1/chat/completions", json={"model": "kindness", "messages": ASKED, "n": 2})
+        assert answer.status_code == 200, answer.text
+        vote = {"key": answer.json()["id"], "kind": "reward", "item": "0", "value": 1.0}
+        assert serving.http.post("/v1/feedback", json=vote).json()["accepted"] == 1
+    finally:
+        serving.close()
+    with EmbeddedLog(tmp_path / "events.db") as events:
+        assert events.is_closed("events")
+        asked = [row for entry in events.read("asked", 0) for row in entry.events.batch.to_pylist()]
+    assert {row["kind"] for row in asked} == {"impression", "reward"}
+    other, others = finished(tmp_path)  # what people say there teaches nothing
+    assert sums == others
+    assert_same_state(one, other)
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(900)
 @pytest.mark.parametrize("seed", range(3))

@@ -10,9 +10,10 @@ import pyarrow.compute as pc
 import torch
 from torch import nn
 
+from headrace.config import require
 from headrace.data import TextCodec, TokenCollator, completion_batch, vote_batch
 from headrace.learn import BoundedStaleness, PolicyLearner, PreferenceConfig, PreferenceLearner
-from headrace.nn import ActorCritic, CausalModel, load_causal, with_lora
+from headrace.nn import ActorCritic, CausalModel, CausalTransformer, load_causal, load_lora, with_lora
 from headrace.online.language_config import LanguageConfig
 from headrace.optim import clip_norm
 from headrace.publish import Replica
@@ -26,6 +27,10 @@ LanguageLearner = PolicyLearner | PreferenceLearner | BoundedStaleness
 def open_policy(config: LanguageConfig) -> CausalModel:
     """Return the model that everything begins with, adapted if adapters are to learn."""
     model = load_causal(config.base)
+    if config.adapter is not None:
+        require(isinstance(model, CausalTransformer), "LanguageConfig.adapter", got=type(model).__name__,
+                expected="a base that runs on our own implementation", do="Merge the adapters with peft.")  # fmt: skip
+        load_lora(cast(CausalTransformer, model), config.adapter)
     if config.lora is not None:
         with_lora(cast(nn.Module, model), config.lora, seed=config.seed)
     return model

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,6 +17,7 @@ from headrace.learn import GroupCredit, PolicyConfig, PreferenceConfig
 from headrace.nn import LoRASettings
 from headrace.objectives import PPO, Reinforce
 from headrace.online.config import OnlineConfig
+from headrace.online.layout import EVENTS
 from headrace.online.trimming import LogRetention
 from headrace.publish import Retention
 from headrace.serve.generate import GenerateConfig
@@ -23,6 +25,8 @@ from headrace.serve.language_service import Offer
 from headrace.serve.language_settings import LanguageSettings
 from headrace.types import Events
 
+ASKED = "asked"
+"""Topic of what people ask and say beside a generator's events."""
 AHEAD_S = 60.0
 """How far a vote's time may be ahead of its arrival; one wrong clock must not end everybody's windows."""
 
@@ -66,7 +70,8 @@ class Rewards:
         rollouts: Who writes and who judges; None: rewards come from people, through `POST /v1/feedback`.
 
     Raises:
-        ConfigError: If the objective's temperature is not that of the rollouts.
+        ConfigError: If the objective's temperature is not that of the rollouts, or completions of an earlier version
+            would be learned as if the present one had drawn them.
     """
 
     objective: PPO | Reinforce = field(default_factory=PPO)
@@ -81,6 +86,11 @@ class Rewards:
         require(not alone or self.policy.credit == GroupCredit(baseline="none"), "Rewards.policy, credit",
                 got="advantages against other answers to the same prompt", expected="a critic, or no baseline",
                 do="People reward one completion at a time.")  # fmt: skip
+        stale = self.rollouts is None or self.rollouts.behind > 0
+        plain = isinstance(self.objective, Reinforce) and self.objective.corrected == 0
+        require(not (stale and plain), "Rewards.objective", got="Reinforce without a correction",
+                expected="one that corrects for the version that drew a completion",
+                do="Reinforce(corrected=2.0), or PPO; or rollouts with behind=0.")  # fmt: skip
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -92,11 +102,12 @@ class LanguageConfig:
         base: Folder of the model that everything begins with: `config.json`, safetensors, `tokenizer.json`.
         learn: From preferences (`PreferenceConfig`) or from rewards (`Rewards`).
         lora: Learn adapters of this kind, and publish those alone; None: all weights learn.
+        adapter: Folder of adapters as `peft` writes them, to begin with and to learn further, in place of `lora`.
         lr: Learning rate (Adam).
         max_norm: Longest gradient; longer ones are shortened.
         batch_rows: Examples that are learned together; each such batch gives a version.
         behind: Versions that the writer of a completion may be behind the learner; what is older is left out. None:
-            any number for preferences, `rollouts.behind` for rollouts.
+            any number for what people say, `rollouts.behind` for rollouts.
         window_s: How long after a completion votes and rewards are waited for.
         serving: Limits, and what holds where a request does not say.
         prompts: What people are shown at `/preferences`.
@@ -105,7 +116,7 @@ class LanguageConfig:
         retention: How much of the change log is kept for slow replicas, and how many snapshots.
         logs: How long events and examples are kept once they were read.
         durability: What the logs survive: `power` loss, or the death of the `process`.
-        seed: Of everything random.
+        seed: Of everything random; the settings of learning have none of their own here.
         notes: Sentences for the report.
 
     Raises:
@@ -116,6 +127,7 @@ class LanguageConfig:
     base: Path
     learn: PreferenceConfig | Rewards = field(default_factory=PreferenceConfig)
     lora: LoRASettings | None = None
+    adapter: Path | None = None
     lr: float = 1e-4
     max_norm: float = 1.0
     batch_rows: int = 16
@@ -134,6 +146,10 @@ class LanguageConfig:
     def __post_init__(self) -> None:
         require(bool(self.name) and self.name.isprintable(), "LanguageConfig.name", got=self.name, expected="a name")
         require(Path(self.base).is_dir(), "LanguageConfig.base", got=str(self.base), expected="a folder with a model")
+        require(self.adapter is None or Path(self.adapter).is_dir(), "LanguageConfig.adapter", got=str(self.adapter),
+                expected="a folder with adapters")  # fmt: skip
+        require(self.adapter is None or self.lora is None, "LanguageConfig.lora", got=self.lora,
+                expected="None beside adapters, which say of what kind they are")  # fmt: skip
         for name in ("lr", "max_norm", "window_s"):
             value = getattr(self, name)
             require(0 < value < math.inf, f"LanguageConfig.{name}", got=value, expected="a positive number")
@@ -147,6 +163,20 @@ class LanguageConfig:
                     expected=f"at least {rollouts.behind}, as rollouts are")  # fmt: skip
             require(rollouts.behind < self.snapshot_every, "LanguageConfig.snapshot_every", got=self.snapshot_every,
                     expected=f"more than {rollouts.behind}, the versions that rollouts are behind")  # fmt: skip
+        learn = self.learn.policy if isinstance(self.learn, Rewards) else self.learn
+        require(learn.seed in (0, self.seed), f"LanguageConfig.learn, {type(learn).__name__}.seed", got=learn.seed,
+                expected=f"none: {self.seed} is the run's", do="Set LanguageConfig.seed.")  # fmt: skip
+        if isinstance(self.learn, Rewards) and rollouts is None:
+            self._check_served(self.learn.objective.temperature)
+
+    def _check_served(self, temperature: float) -> None:
+        """Refuse to serve by default what would not be learned."""
+        served = self.serving
+        require(served.temperature == temperature, "LanguageConfig.serving, temperature", got=served.temperature,
+                expected=f"{temperature:g}, as the objective's",
+                do="What is drawn otherwise is not learned.")  # fmt: skip
+        require(served.top_p == 1, "LanguageConfig.serving, top_p", got=served.top_p, expected="1",
+                do="Policy gradients need the probabilities that tokens were drawn with.")  # fmt: skip
 
     @property
     def rollouts(self) -> Rollouts | None:
@@ -155,8 +185,22 @@ class LanguageConfig:
 
     @property
     def most_behind(self) -> int | None:
-        """The bound on staleness that holds; None: there is none."""
-        return self.rollouts.behind if self.behind is None and self.rollouts is not None else self.behind
+        """The bound on staleness that holds; None: there is none.
+
+        Rewards always have one, be it beyond all versions: it also leaves out what is of no known version.
+        """
+        if self.behind is not None or isinstance(self.learn, PreferenceConfig):
+            return self.behind
+        return sys.maxsize if self.rollouts is None else self.rollouts.behind
+
+    @property
+    def topic(self) -> str:
+        """Topic of the event log for what people ask a server, and say.
+
+        Beside a generator it is one of its own that nobody learns from: the generator's ends with its prompts, and what
+        it writes has to be the same however often it is killed.
+        """
+        return EVENTS if self.rollouts is None else ASKED
 
     @property
     def join(self) -> JoinConfig:

@@ -87,7 +87,7 @@ def language_application(
 ) -> App:  # fmt: skip
     """Open what a server of a language model reads and writes, and return its application."""
     events, changes = open_log(config, folder, EVENTS), open_changes(config, folder, follow.changes)
-    settings = replace(ServeConfig(topic=EVENTS, poll_s=changes.poll_s), **dict(limits or {}))  # type: ignore[arg-type]
+    settings = replace(ServeConfig(topic=config.topic, poll_s=changes.poll_s), **dict(limits or {}))  # type: ignore[arg-type]
 
     def learner_age() -> float | None:
         written = folder.read_status("learner").get("time")
@@ -98,7 +98,8 @@ def language_application(
         sign_of_life=learner_age if follow.changes is None else None,
         acknowledger=acknowledger(changes, follow, port),
     )  # fmt: skip
-    service.pressure.backlog = Backlog(config, folder, events)
+    if config.rollouts is None:  # else nobody waits for what people say
+        service.pressure.backlog = Backlog(config, folder, events)
     return create_language_app(service, access=access)
 
 

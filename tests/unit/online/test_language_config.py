@@ -14,14 +14,32 @@ import torch
 from headrace.cli.main import dispatch
 from headrace.data import EmbeddedLog, TextCodec, jagged, token_column
 from headrace.errors import ConfigError, StaleError
-from headrace.learn import BoundedStaleness, GroupCredit, PolicyConfig, PolicyLearner, PreferenceLearner
-from headrace.nn import CausalSettings, CausalTransformer, LoRASettings, save_causal
-from headrace.objectives import PPO
+from headrace.learn import (
+    BoundedStaleness,
+    GroupCredit,
+    PolicyConfig,
+    PolicyLearner,
+    PreferenceConfig,
+    PreferenceLearner,
+)
+from headrace.nn import (
+    CausalSettings,
+    CausalTransformer,
+    LoRASettings,
+    load_causal,
+    save_causal,
+    save_lora,
+    with_lora,
+)
+from headrace.nn.lora import adapters
+from headrace.objectives import PPO, Reinforce
 from headrace.online import LanguageConfig, Rewards, Rollouts, open_language_learner, open_language_predictor
 from headrace.online.language_build import drawn_batch, open_collator
 from headrace.online.language_roles import move_to
 from headrace.publish import LogPublisher
 from headrace.serve import GenerateConfig
+from headrace.serve.language_settings import LanguageSettings
+from headrace.testing import first_difference
 from headrace.types import Events, Version
 
 NONE = Rollouts(prompts=lambda: None, rewarder=lambda: None)  # type: ignore[arg-type,return-value]
@@ -84,6 +102,18 @@ def test_what_cannot_work_is_refused(base) -> None:
         replace(NONE, config=GenerateConfig(top_p=0.5))
     with pytest.raises(ConfigError, match="as completions are drawn"):
         Rewards(rollouts=replace(NONE, config=GenerateConfig(temperature=0.5)))
+    for late in ({"rollouts": replace(NONE, behind=3)}, {}):
+        with pytest.raises(ConfigError, match=r"corrected=2\.0"):
+            Rewards(objective=Reinforce(), policy=NO_CRITIC["policy"], **late)
+    Rewards(objective=Reinforce(), policy=NO_CRITIC["policy"], rollouts=NONE)
+    people = Rewards(objective=Reinforce(corrected=2.0), policy=NO_CRITIC["policy"])
+    for served, said in ((LanguageSettings(temperature=0.5), "as the objective's"), (LanguageSettings(top_p=0.9), "1")):
+        with pytest.raises(ConfigError, match=said):
+            LanguageConfig(name="m", base=base, learn=people, serving=served)
+    for learn in (PreferenceConfig(seed=3), replace(people, policy=replace(people.policy, seed=3))):
+        with pytest.raises(ConfigError, match=r"LanguageConfig\.seed"):
+            LanguageConfig(name="m", base=base, learn=learn)
+        assert LanguageConfig(name="m", base=base, learn=learn, seed=3).seed == 3
     with pytest.raises(ConfigError, match="one completion at a time"):
         Rewards(objective=PPO(value_weight=0.0), policy=PolicyConfig(credit=GroupCredit()))
     behind = Rewards(**NO_CRITIC, rollouts=replace(NONE, behind=3))
@@ -112,6 +142,27 @@ def test_the_parts_are_what_the_settings_say(base) -> None:
     predictor.apply(first)
     assert predictor.version.number == 0
     assert open_collator(votes).batch_rows == votes.batch_rows
+    assert (votes.topic, rewards.topic) == ("events", "asked")
+
+
+def test_a_run_may_begin_with_adapters_of_others(base, tmp_path) -> None:
+    tuned = with_lora(load_causal(base), LoRASettings(rank=2))
+    with torch.no_grad():
+        for _, adapter in adapters(tuned):
+            for up in adapter.up:
+                up.normal_(0.0, 0.3, generator=torch.Generator().manual_seed(1))
+    config = LanguageConfig(name="m", base=base, adapter=save_lora(tuned, tmp_path / "adapter"))
+    learner = open_language_learner(config)
+    assert first_difference(dict(learner.model.state_dict()), dict(tuned.state_dict())) is None
+    assert first_difference(dict(learner.reference.state_dict()), dict(tuned.state_dict())) is None
+    first = learner.changes(Version(-1))
+    predictor = open_language_predictor(config)
+    predictor.apply(first)
+    assert len(learner.changes(first.version).dense) < len(first.dense)  # the adapters alone
+    with pytest.raises(ConfigError, match="a folder with adapters"):
+        replace(config, adapter=tmp_path / "absent")
+    with pytest.raises(ConfigError, match="beside adapters"):
+        replace(config, lora=LoRASettings())
 
 
 def test_what_was_drawn_in_another_way_is_of_no_known_version() -> None:
@@ -123,6 +174,23 @@ def test_what_was_drawn_in_another_way_is_of_no_known_version() -> None:
     })  # fmt: skip
     assert drawn_batch(rows, 1.0).versions.tolist() == [4, -1, 6]
     assert drawn_batch(rows, 0.5).versions.tolist() == [-1, 5, 6]
+
+
+def test_people_s_rewards_of_what_was_drawn_in_another_way_are_not_learned(base) -> None:
+    config = LanguageConfig(name="m", base=base, batch_rows=4, learn=Rewards(**NO_CRITIC))
+    learner = open_language_learner(config)
+    learner.changes(Version(-1))
+    rows = Events.from_columns({
+        "key": ["a", "b", "c", "d"], "kind": ["example"] * 4, "event_time": [0, 1, 2, 3], "item": ["0"] * 4,
+        "prompt_ids": token_column(jagged([[1]] * 4)), "completion_ids": token_column(jagged([[2], [3], [4], [5]])),
+        "log_probs": pa.array([[-5.0]] * 4, pa.list_(pa.float32())), "version": [0] * 4,
+        "label": pa.array([1.0, 0.0, 1.0, 2.0], pa.float32()),
+        "policy": [f"temperature={how}" for how in ("1 top_p=1", "0 top_p=1", "0.5 top_p=1", "1 top_p=0.9")],
+    })  # fmt: skip
+    batch = open_collator(config).add(rows)
+    loss = learner.learn(batch)
+    assert (learner.inside.examples, learner.refused) == (1, 3)
+    assert loss.parts["reward"] == 1.0
 
 
 def test_a_replica_comes_to_exactly_the_version_that_is_wanted(base, tmp_path) -> None:
