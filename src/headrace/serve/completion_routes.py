@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
@@ -15,12 +16,14 @@ from headrace.errors import DataError, HeadraceError
 from headrace.serve.arms import check_min_version
 from headrace.serve.door import ARROW, JSON, READ, Door, Refusal
 from headrace.serve.language_service import Begun, LanguageService
+from headrace.serve.language_settings import MOST_TEMPERATURE
 from headrace.serve.openai_answers import error_json, event
-from headrace.serve.openai_bodies import MOST_STOPS, MOST_TEMPERATURE, MOST_TOP, WritingRequest
+from headrace.serve.openai_bodies import MOST_STOPS, MOST_TOP, WritingRequest
 from headrace.serve.openapi import COUNT, Json, Operation
 from headrace.serve.rank_routes import version_of
 from headrace.serve.refusals import again_after
 
+_log = logging.getLogger(__name__)
 EVENTS = "text/event-stream"
 Read = Callable[[bytes], WritingRequest]
 
@@ -33,6 +36,21 @@ def routes(door: Door, service: LanguageService) -> list[Route]:
         for path, name, endpoint in (("/v1/completions", "completions", at.completions),
                                      ("/v1/chat/completions", "chat", at.chat))
     ]  # fmt: skip
+
+
+async def logged(door: Door, begin: Callable[[], Begun]) -> Begun:
+    """Begin to write, and return when it is in the log; whoever leaves before ends the writing.
+
+    Raises:
+        Refusal: 400 for what the request did wrong, 503 for what the server cannot do now.
+    """
+    begun = await door.work(begin)
+    try:
+        await door.durable(begun.durable)
+    except asyncio.CancelledError:
+        begun.order.cancel()
+        raise
+    return begun
 
 
 def refused(refusal: Refusal) -> Response:
@@ -82,12 +100,7 @@ class _CompletionRoutes:
             begun = await self.door.work(lambda: self.service.begin(wanted, pieces.told))
             begun.durable.add_done_callback(pieces.ended)
             return StreamingResponse(_streamed(begun, pieces), media_type=EVENTS)
-        begun = await self.door.work(lambda: self.service.begin(wanted))
-        try:
-            await self.door.durable(begun.durable)
-        except asyncio.CancelledError:
-            begun.order.cancel()
-            raise
+        begun = await logged(self.door, lambda: self.service.begin(wanted))
         self.service.metrics.latency.labels(name).observe(time.perf_counter() - started)
         return JSONResponse(begun.saying.whole(begun.order))
 
@@ -112,13 +125,22 @@ async def _streamed(begun: Begun, pieces: _Pieces) -> AsyncIterator[bytes]:
                 yield saying.piece(order, place, text, told[place], until)
                 told[place] = until
         error = begun.durable.exception()
-        if isinstance(error, HeadraceError):
-            yield event(error_json(Refusal(503, error)))
+        if error is not None:
+            yield event(error_json(_failed(error)))
             return
         for line in saying.ending(order):
             yield line
     finally:
         order.cancel()
+
+
+def _failed(error: BaseException) -> Refusal:
+    """Return what a client hears of a failure; of one that nobody foresaw the log tells more."""
+    if isinstance(error, HeadraceError):
+        return Refusal(503, error)
+    _log.error("a completion failed", exc_info=error)
+    return Refusal(500, HeadraceError("Server", got=type(error).__name__, expected="an answer",
+                                      do="Look at the server's log."))  # fmt: skip
 
 
 def _operations(service: LanguageService) -> dict[str, Operation]:

@@ -50,11 +50,19 @@ class Offer:
         name: The model's name, which clients have to say.
         settings: Limits, and what holds where a request does not say.
         prompts: What people are shown completions of at `/preferences`, where they do not write something themselves.
+
+    Raises:
+        ConfigError: If there are prompts, and the two completions of one would always be the same.
     """
 
     name: str
     settings: LanguageSettings = field(default_factory=LanguageSettings)
     prompts: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        require(not self.prompts or self.settings.temperature > 0, "Offer.settings, temperature", got=0,
+                expected="above 0 where prompts are offered for comparison",
+                do="At temperature 0 both completions are the same.")  # fmt: skip
 
 
 @dataclass(slots=True, eq=False)
@@ -146,7 +154,9 @@ class LanguageService(Watched):
         key = f"{'chatcmpl' if request.chat else 'cmpl'}-{secrets.token_hex(16)}"
         saying = Saying(key, int(time.time()), self.offer.name, request, self.codec)
         order = self.desk.submit(list(_tasks(request)), on_text)
-        begun = Begun(saying, order, Future())
+        durable: Future[Written] = Future()
+        durable.set_running_or_notify_cancel()  # whoever waits may leave, but cannot cancel what is written down
+        begun = Begun(saying, order, durable)
         order.done.add_done_callback(lambda _: self._log_order(begun))
         return begun
 
@@ -177,12 +187,16 @@ class LanguageService(Watched):
 
         Raises:
             SchemaError: If it cannot be read, or there is nothing to choose from.
+            ConfigError: If this server takes the likeliest token, so that both would be the same.
             VersionError, CapacityError: As `begin`.
         """
-        tokens = self.bodies.asked(prompt, messages, self.offer.prompts)
         settings, ends = self.offer.settings, () if self.codec.end is None else (self.codec.end,)
+        require(settings.temperature > 0, "Comparison", got="a server with temperature 0", expected="one that draws",
+                do="At temperature 0 both completions are the same.")  # fmt: skip
+        tokens = self.bodies.asked(prompt, messages, self.offer.prompts)
         room = self.bodies.room(tokens)
-        how = GenerateConfig(max_tokens=min(settings.usual_tokens, room), ends=ends)
+        how = GenerateConfig(max_tokens=min(settings.usual_tokens, room), ends=ends, temperature=settings.temperature,
+                             top_p=settings.top_p)  # fmt: skip
         return self.begin(WritingRequest(prompts=(tokens,), count=2, config=how, chat=self.codec.converses))
 
     def feedback(self, actions: Events) -> Future[Written]:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 
 from headrace.config import require
+
+LEAST_TEMPERATURE, MOST_TEMPERATURE = 1e-3, 100.0
+"""Logits divided by less are no numbers any more; 0 takes the likeliest token, and divides by nothing."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -15,8 +17,8 @@ class LanguageSettings:
     Attributes:
         max_tokens: Longest completion that may be asked for.
         usual_tokens: Longest completion where the request does not say.
-        temperature: Where the request does not say.
-        top_p: Where the request does not say.
+        temperature: Where the request does not say: 0, or 0.001 to 100. What people compare is written with it, too.
+        top_p: Where the request does not say, and for what people compare.
         max_choices: Completions that one request may ask for, over all its prompts.
         max_running: Completions that are written at a time, over all requests.
         max_waiting: Completions that may wait for their turn; further ones get 503.
@@ -42,8 +44,9 @@ class LanguageSettings:
         require(self.max_waiting >= 0, "LanguageSettings.max_waiting", got=self.max_waiting, expected="0 or more")
         require(self.usual_tokens <= self.max_tokens, "LanguageSettings.usual_tokens", got=self.usual_tokens,
                 expected=f"at most max_tokens, {self.max_tokens}")  # fmt: skip
-        require(0 <= self.temperature < math.inf, "LanguageSettings.temperature", got=self.temperature,
-                expected="0 or more")  # fmt: skip
+        drawn = LEAST_TEMPERATURE <= self.temperature <= MOST_TEMPERATURE
+        require(self.temperature == 0 or drawn, "LanguageSettings.temperature", got=self.temperature,
+                expected=f"0, or {LEAST_TEMPERATURE:g} to {MOST_TEMPERATURE:g}")  # fmt: skip
         require(0 < self.top_p <= 1, "LanguageSettings.top_p", got=self.top_p, expected="a share in (0, 1]")
         ignored = self.temperature == 0 and self.top_p < 1
         require(not ignored, "LanguageSettings.top_p", got=self.top_p, expected="1 with temperature 0")

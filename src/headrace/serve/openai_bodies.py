@@ -6,7 +6,6 @@ that a penalty or a tool was in use.
 
 from __future__ import annotations
 
-import math
 import secrets
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -15,11 +14,10 @@ from headrace.data.text import ROLES, TextCodec
 from headrace.errors import DataError, SchemaError, nearest
 from headrace.serve.generate import GenerateConfig
 from headrace.serve.json_values import json_of, short
-from headrace.serve.language_settings import LanguageSettings
+from headrace.serve.language_settings import LEAST_TEMPERATURE, MOST_TEMPERATURE, LanguageSettings
 from headrace.serve.refusals import Refusal
 
 MOST_STOPS, LONGEST_STOP, MOST_TOP = 4, 256, 20
-MOST_TEMPERATURE = 100.0
 _SHARED = ("model", "max_tokens", "temperature", "top_p", "n", "seed", "stop", "stream", "stream_options", "logprobs",
            "user")  # fmt: skip
 COMPLETION_FIELDS = (*_SHARED, "prompt")
@@ -224,8 +222,8 @@ class BodyReader:
 
     def _config(self, content: Mapping[str, object], longest: int) -> GenerateConfig:
         temperature = _number(content, "temperature", self.settings.temperature, 0.0, MOST_TEMPERATURE)
-        if 0 < temperature < 1e-3:
-            raise SchemaError("temperature", got=temperature, expected="0, or 0.001 and more")
+        if 0 < temperature < LEAST_TEMPERATURE:
+            raise SchemaError("temperature", got=temperature, expected=f"0, or {LEAST_TEMPERATURE:g} and more")
         top_p = _number(content, "top_p", self.settings.top_p, 0.0, 1.0)
         if top_p == 0:
             raise SchemaError("top_p", got=0, expected="more than 0", do="temperature 0 takes the likeliest token.")
@@ -299,7 +297,7 @@ def _number(content: Mapping[str, object], name: str, default: float, least: flo
         return default
     if isinstance(value, bool) or not isinstance(value, (int, float)) or not least <= value <= most:
         raise SchemaError(name, got=short(value), expected=f"a number from {least:g} to {most:g}")
-    return float(value) if math.isfinite(value) else default
+    return float(value)
 
 
 def _text(name: str, value: object) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import time
 from pathlib import Path
 
@@ -12,6 +11,7 @@ from starlette.routing import Route
 
 from headrace.data.text import jagged
 from headrace.errors import DataError
+from headrace.serve.completion_routes import logged
 from headrace.serve.door import ARROW, JSON, READ, Door, Endpoint, Refusal
 from headrace.serve.json_values import fields_of, json_of
 from headrace.serve.language_service import Begun, LanguageService
@@ -79,12 +79,7 @@ class _ComparisonRoutes:
         if arrow:
             raise Refusal(415, DataError("Content-Type", got=repr(ARROW), expected=JSON))
         started = time.perf_counter()
-        begun = await self.door.work(lambda: self._begun(body))
-        try:
-            await self.door.durable(begun.durable)
-        except asyncio.CancelledError:
-            begun.order.cancel()
-            raise
+        begun = await logged(self.door, lambda: self._begun(body))
         self.service.metrics.latency.labels("comparisons").observe(time.perf_counter() - started)
         return JSONResponse(self._told(begun))
 

@@ -53,6 +53,7 @@ const settled = async () => {
   }
   for (const press of presses) {
     if (press.startsWith("key:")) page.keys({ key: press.slice(4), target: {} });
+    else if (press.startsWith("held:")) page.keys({ key: press.slice(5), repeat: true, target: {} });
     else if (press.startsWith("wish:")) {
       element("wish").value = press.slice(5);
       element("own").on.submit({ preventDefault() {} });

@@ -15,7 +15,18 @@ import pytest
 import torch
 
 from headrace.data import jagged
-from headrace.serve import AccessConfig, GenerateConfig, ServeConfig, TokenBook, generate, make_token, run_server
+from headrace.errors import ConfigError
+from headrace.serve import (
+    AccessConfig,
+    GenerateConfig,
+    LanguageSettings,
+    ServeConfig,
+    TokenBook,
+    generate,
+    make_token,
+    run_server,
+)
+from headrace.serve.language_service import Offer
 
 openai = pytest.importorskip("openai", reason="the extra 'dev' is not installed")
 HELLO = [{"role": "user", "content": "hello"}]
@@ -306,3 +317,63 @@ def test_the_document_names_every_address(make_study) -> None:
     assert fields["model"]["enum"] == ["tiny"]
     assert "OpenAIError" in json.dumps(chat["responses"]["400"])
     assert "OpenAIError" in document["components"]["schemas"]
+
+
+def test_comparisons_are_drawn_as_the_settings_say(make_study) -> None:
+    study = make_study(temperature=0.5, top_p=0.8)
+
+    async def compare() -> httpx.Response:
+        async with study.client() as client:
+            shown = await asked(client, "/v1/comparisons", {})
+            study.service.offer = Offer(name="tiny", settings=LanguageSettings(temperature=0.0))
+            refused = await asked(client, "/v1/comparisons", {"prompt": "the cat"})
+            assert (refused.status_code, "the same" in refused.text) == (400, True)
+            return shown
+
+    shown = asyncio.run(compare())
+    logged = rows(study, shown.json()["key"])
+    assert {logged[item]["policy"] for item in "01"} == {"temperature=0.5 top_p=0.8"}
+    with pytest.raises(ConfigError, match="both completions are the same"):
+        make_study(temperature=0.0)
+    for wrong in (-1.0, 1e-4, 101.0, math.inf, math.nan):
+        with pytest.raises(ConfigError, match=r"0, or 0\.001 to 100"):
+            LanguageSettings(temperature=wrong)
+
+
+def test_whoever_leaves_takes_nothing_out_of_the_log(make_study) -> None:
+    study = make_study()
+
+    async def leave() -> object:
+        async with study.client():
+            request = study.service.bodies.completion(b'{"model": "tiny", "prompt": "the cat", "max_tokens": 9}')
+            begun = study.service.begin(request)
+            waiting = asyncio.wrap_future(begun.durable)
+            waiting.cancel()
+            await asyncio.sleep(0)
+            assert not begun.durable.cancelled()
+            return await asyncio.wrap_future(begun.durable), begun.saying.key
+
+    written, key = asyncio.run(leave())
+    assert written.accepted == len(rows(study, key)) == 1
+
+
+def test_a_stream_whose_answer_could_not_be_logged_does_not_end_well(make_study, caplog) -> None:
+    study = make_study()
+
+    def broken(_: object) -> None:
+        raise RuntimeError("nobody foresaw this")
+
+    async def ask() -> tuple[httpx.Response, httpx.Response]:
+        async with study.client() as client:
+            study.service.writer.submit = broken
+            how = {"model": "tiny", "prompt": "the cat", "max_tokens": 3}
+            return await asked(client, "/v1/completions", {**how, "stream": True}), await asked(
+                client, "/v1/completions", how)  # fmt: skip
+
+    stream, whole = asyncio.run(ask())
+    lines = [line.removeprefix("data: ") for line in stream.text.splitlines() if line.startswith("data: ")]
+    assert "[DONE]" not in lines
+    assert json.loads(lines[-1])["error"]["type"] == "server_error"
+    assert "nobody foresaw" not in stream.text
+    assert "nobody foresaw" in caplog.text
+    assert whole.status_code == 500

@@ -59,6 +59,13 @@ def test_a_person_chooses_with_buttons_keys_and_words_of_their_own(serve) -> Non
     assert seen["shown"]["said"] == "Version 0 wrote both."
 
 
+def test_a_key_that_is_held_votes_once(serve) -> None:
+    _, url = serve()
+    seen = driven(url, "key:a", "held:a", "held:a", "held:s")
+    assert [path for path, _, _ in seen["calls"]] == ["/v1/comparisons", "/v1/feedback", "/v1/comparisons"]
+    assert seen["shown"]["count"] == "1"
+
+
 def test_a_token_is_asked_for_and_used(serve) -> None:
     secret, token = make_token("ann", ["read", "feedback"])
     _, url = serve(AccessConfig(tokens=TokenBook([token])))

@@ -75,7 +75,7 @@ for (const name of ["choose-first", "choose-second", "choose-tie"]) {
 }
 part("skip").addEventListener("click", () => once(next));
 document.addEventListener("keydown", (event) => {
-  if (event.ctrlKey || event.metaKey || event.altKey || event.target instanceof HTMLInputElement) return;
+  if (event.repeat || event.ctrlKey || event.metaKey || event.altKey || event.target instanceof HTMLInputElement) return;
   const items = { a: "0", b: "1", n: "tie" };
   const key = event.key.toLowerCase();
   if (key in items) once(() => choose(items[key]));
