@@ -76,7 +76,7 @@ class KLControl:
                 expected="more than 0 with a target: 0 times anything stays 0")  # fmt: skip
 
     def moved(self, coefficient: float, distance: float, completions: int) -> float:
-        """Return the price after completions of a mean distance.
+        """Return the price after completions of a mean distance; it at most halves.
 
         Source:
             Ziegler et al. 2019, "Fine-Tuning Language Models from Human Preferences".
@@ -88,7 +88,7 @@ class KLControl:
         if self.target is None or self.horizon is None:
             return coefficient
         error = min(max(distance / self.target - 1.0, -0.2), 0.2)
-        return coefficient * (1.0 + error * completions / self.horizon)
+        return coefficient * max(1.0 + error * completions / self.horizon, 0.5)  # a horizon may be short; no price is 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import cast
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.optim import Optimizer
 
 from headrace.config import require, tree
@@ -17,6 +16,7 @@ from headrace.errors import CorruptSnapshot, DataError, NonFiniteLoss
 from headrace.learn.dense_only import dense_learner
 from headrace.learn.learner_config import LearnerConfig
 from headrace.learn.policy_config import CriticCredit, PolicyConfig
+from headrace.learn.references import digest, frozen_reference, learned_names
 from headrace.learn.rollouts import Rollout, credited, mean_parts, reward_statistics
 from headrace.learn.several_steps import learned_in_steps
 from headrace.nn import ActorCritic, CausalModel
@@ -25,6 +25,8 @@ from headrace.protocols import Objective
 from headrace.types import Batch, Change, Loss, State, Version
 
 POLICY = "policy."
+STATISTICS = ("count", "mean", "squares")
+"""Of rewards, in the order of `reward_statistics`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,14 +92,8 @@ class PolicyLearner:
         require(critic == (weight > 0), "PolicyLearner, objective", got=f"{objective}, {self.config.credit}",
                 expected="a PPO whose critic learns exactly with CriticCredit",
                 do="Set value_weight=0 with GroupCredit; use PPO with CriticCredit.")  # fmt: skip
-        require(reference.vocabulary == model.vocabulary, "PolicyLearner, reference", got=reference.vocabulary,
-                expected=f"{model.vocabulary} tokens, as the policy")  # fmt: skip
-        frozen = cast(nn.Module, reference)
-        shared = {id(p) for p in frozen.parameters()} & {id(p) for p in model.parameters()}
-        require(not shared, "PolicyLearner, reference", got="the policy itself", expected="a copy of it",
-                do="copy.deepcopy(policy)")  # fmt: skip
+        frozen = frozen_reference(reference, model, "PolicyLearner")
         self.model, self.reference = model, reference
-        frozen.requires_grad_(False).eval()
         if model.critic is not None and not critic:
             model.critic.requires_grad_(False)
         text = {"policy": json.dumps(tree((self.config, objective)), sort_keys=True), "reference": digest(frozen)}
@@ -105,8 +101,7 @@ class PolicyLearner:
         self._steps = dense_learner(model, optimizer, described(objective, text), settings)
         self._coefficient, self._examples, self._rollouts = self.config.kl.coefficient, 0, 0
         self._rewards = [0.0, 0.0, 0.0]
-        self._learned = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
-        self._learned |= {name for name, _ in model.named_buffers()}
+        self._learned = learned_names(model)
 
     @property
     def examples(self) -> int:
@@ -174,7 +169,7 @@ class PolicyLearner:
 
     def state(self) -> State:
         """Return all that is needed to continue exactly: policy, critic, optimiser, price, statistics and counts."""
-        rewards: State = dict(zip(("count", "mean", "squares"), self._rewards, strict=True))
+        rewards: State = dict(zip(STATISTICS, self._rewards, strict=True))
         return {"steps": self._steps.state(), "coefficient": self._coefficient, "examples": self._examples,
                 "rollouts": self._rollouts, "rewards": rewards}  # fmt: skip
 
@@ -188,19 +183,12 @@ class PolicyLearner:
         steps, rewards = state.get("steps"), state.get("rewards")
         counts, price = [state.get(name) for name in ("examples", "rollouts")], state.get("coefficient")
         whole = isinstance(steps, dict) and isinstance(rewards, dict) and isinstance(price, float)
-        if not whole or not all(isinstance(count, int) for count in counts):
-            raise CorruptSnapshot("Policy learner state", got=str(sorted(state)), expected="what state() returns")
+        seen = [rewards.get(name) for name in STATISTICS] if isinstance(rewards, dict) else []
+        numbers = all(isinstance(value, (int, float)) for value in seen)
+        if not whole or not numbers or not all(isinstance(count, int) for count in counts):
+            raise CorruptSnapshot("Policy learner state", got=str(sorted(state)), expected="what state() returns",
+                                  do="Restore what this kind of learner saved, or begin a new run.")  # fmt: skip
         self._steps.restore(cast(State, steps))
         self._coefficient = cast(float, price)
         self._examples, self._rollouts = cast("list[int]", counts)
-        self._rewards = [float(cast("dict[str, float]", rewards)[name]) for name in ("count", "mean", "squares")]
-
-
-def digest(model: nn.Module) -> str:
-    """Return what tells one set of weights from another."""
-    found = hashlib.sha256()
-    for name, value in sorted(model.state_dict().items()):
-        if isinstance(value, Tensor):
-            found.update(name.encode())
-            found.update(value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
-    return found.hexdigest()[:16]
+        self._rewards = [float(cast(float, value)) for value in seen]

@@ -15,7 +15,8 @@ from headrace.config import require, tree
 from headrace.errors import CorruptSnapshot
 from headrace.learn.dense_only import dense_learner
 from headrace.learn.learner_config import LearnerConfig
-from headrace.learn.policy_learner import described, digest
+from headrace.learn.policy_learner import described
+from headrace.learn.references import digest, frozen_reference, learned_names
 from headrace.learn.rollouts import mean_parts
 from headrace.learn.several_steps import learned_in_steps
 from headrace.nn import CausalModel
@@ -77,19 +78,12 @@ class PreferenceLearner:
         self, policy: CausalModel, reference: CausalModel, optimizer: Optimizer, config: PreferenceConfig | None = None
     ) -> None:
         self.config, self.model, self.reference = config or PreferenceConfig(), policy, reference
-        require(reference.vocabulary == policy.vocabulary, "PreferenceLearner, reference", got=reference.vocabulary,
-                expected=f"{policy.vocabulary} tokens, as the policy")  # fmt: skip
-        frozen, learning = cast(nn.Module, reference), cast(nn.Module, policy)
-        shared = {id(p) for p in frozen.parameters()} & {id(p) for p in learning.parameters()}
-        require(not shared, "PreferenceLearner, reference", got="the policy itself", expected="a copy of it",
-                do="copy.deepcopy(policy)")  # fmt: skip
-        frozen.requires_grad_(False).eval()
+        frozen, learning = frozen_reference(reference, policy, "PreferenceLearner"), cast(nn.Module, policy)
         text: Mapping[str, str] = {"preferences": json.dumps(tree(self.config), sort_keys=True),
                                    "reference": digest(frozen)}  # fmt: skip
         settings = LearnerConfig(freshness=False, seed=self.config.seed)
         self._steps = dense_learner(learning, optimizer, described(self.config.objective, text), settings)
-        self._learned = {name for name, parameter in learning.named_parameters() if parameter.requires_grad}
-        self._learned |= {name for name, _ in learning.named_buffers()}
+        self._learned = learned_names(learning)
         self._examples = self._batches = 0
 
     @property
@@ -138,6 +132,7 @@ class PreferenceLearner:
         """
         steps, counts = state.get("steps"), [state.get(name) for name in ("examples", "batches")]
         if not isinstance(steps, dict) or not all(isinstance(count, int) for count in counts):
-            raise CorruptSnapshot("Preference learner state", got=str(sorted(state)), expected="what state() returns")
+            raise CorruptSnapshot("Preference learner state", got=str(sorted(state)), expected="what state() returns",
+                                  do="Restore what this kind of learner saved, or begin a new run.")  # fmt: skip
         self._steps.restore(steps)
         self._examples, self._batches = cast("list[int]", counts)

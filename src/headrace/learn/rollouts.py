@@ -111,7 +111,15 @@ def _by_critic(
 
 
 def _by_group(totals_B: Tensor, batch: Batch, credit: GroupCredit) -> Tensor:
-    return totals_B if credit.baseline == "none" else leave_one_out(totals_B, _column(batch, GROUPS))
+    if credit.baseline == "none":
+        return totals_B
+    groups_B = _column(batch, GROUPS)
+    count = len(groups_B)
+    if count > 1 and len(torch.unique(groups_B)) == count:  # a single row is the rest of a group that was cut
+        raise DataError("Rollout, groups", got=f"{count} completions of {count} prompts",
+                        expected="several completions of a prompt, under one key and other items",
+                        do='Ask for more answers to each prompt, or take GroupCredit(baseline="none").')  # fmt: skip
+    return leave_one_out(totals_B, groups_B)
 
 
 def scaled(rewards_B: Tensor, config: PolicyConfig, statistics: Sequence[float]) -> Tensor:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Protocol, cast
+from typing import Protocol
 
 import torch
 
 from headrace.config import require
+from headrace.errors import CorruptSnapshot
 from headrace.learn.rollouts import rows_of
 from headrace.types import Batch, Change, Loss, State, Version
 
@@ -94,6 +95,14 @@ class BoundedStaleness:
         return {"inside": self.inside.state(), "refused": self.refused}
 
     def restore(self, state: State) -> None:
-        """Continue from what `state` returned; see the learner inside."""
-        self.inside.restore(cast(State, state["inside"]))
-        self.refused = cast(int, state["refused"])
+        """Continue from what `state` returned; see the learner inside.
+
+        Raises:
+            CorruptSnapshot: If it is not the state of such a learner; nothing was changed.
+        """
+        inside, refused = state.get("inside"), state.get("refused")
+        if not isinstance(inside, dict) or not isinstance(refused, int):
+            raise CorruptSnapshot("State of a bounded learner", got=str(sorted(state)), expected="what state() returns",
+                                  do="It was saved without a bound, or by another; begin a new run.")  # fmt: skip
+        self.inside.restore(inside)
+        self.refused = refused

@@ -9,8 +9,8 @@ import pytest
 import torch
 
 from headrace.errors import ConfigError, CorruptSnapshot, DataError, NonFiniteLoss, RowRuleMismatch
-from headrace.learn import CriticCredit, GroupCredit, KLControl, PolicyConfig, PolicyLearner
-from headrace.learn.rollouts import credited, reward_statistics, scaled
+from headrace.learn import BoundedStaleness, CriticCredit, GroupCredit, KLControl, PolicyConfig, PolicyLearner
+from headrace.learn.rollouts import credited, reward_statistics, rows_of, scaled
 from headrace.nn import ActorCritic, CausalSettings, CausalTransformer, LoRASettings, ScoreModel, with_lora
 from headrace.objectives import PPO, Reinforce
 from headrace.objectives.tokens import completion_log_probs, joined
@@ -182,6 +182,24 @@ def test_the_price_follows_its_target() -> None:
     assert one.coefficient == pytest.approx(0.1 * (1 - 0.2 * ROWS / 100))
 
 
+def test_a_price_stays_positive_however_short_its_horizon() -> None:
+    price, control = 0.2, KLControl(coefficient=0.2, target=2.0, horizon=8)
+    for _ in range(20):
+        assert (price := control.moved(price, 0.0, 64)) > 0
+    assert control.moved(0.2, 0.0, 64) == 0.1
+    assert control.moved(0.2, 0.0, 10) == 0.2 * (1.0 - 0.2 * 10 / 8)  # as it was, where it does not halve
+
+
+def test_prompts_that_were_asked_once_have_nothing_to_be_compared_with() -> None:
+    one = learner(GROUPS, PPO(value_weight=0.0))
+    rows, before = rollout(one.model.policy), one.state()
+    alone = replace(rows, extra={**rows.extra, "groups": torch.arange(ROWS)})
+    with pytest.raises(DataError, match=f"{ROWS} completions of {ROWS} prompts"):
+        one.learn(alone)
+    assert first_difference(before, one.state()) is None
+    one.learn(rows_of(rows, torch.tensor([0])))  # the rest of a group that a batch has cut
+
+
 def test_a_rollout_is_learned_whole_or_not_at_all() -> None:
     one = learner(PolicyConfig(epochs=2, minibatch_rows=6))
     one.learn(rollout(one.model.policy))
@@ -257,8 +275,15 @@ def test_states_of_others_are_refused() -> None:
     ):  # fmt: skip
         with pytest.raises(RowRuleMismatch):
             other.restore(state)
-    with pytest.raises(CorruptSnapshot):
-        one.restore({"steps": state["steps"]})
+    fresh = learner()
+    before = fresh.state()
+    for lacking in ({"steps": state["steps"]}, {**state, "rewards": {"count": 1.0}}, {"inside": state, "refused": 0}):
+        with pytest.raises(CorruptSnapshot, match="begin a new run"):
+            fresh.restore(lacking)
+        assert first_difference(before, fresh.state()) is None
+    with pytest.raises(CorruptSnapshot, match="bound"):
+        BoundedStaleness(fresh, 2).restore(state)
+    assert first_difference(before, fresh.state()) is None
 
 
 def test_parts_that_do_not_go_together_are_refused() -> None:
