@@ -31,8 +31,12 @@ _THEIRS = {
     "units.down": ("mlp.down_proj",),
 }  # fmt: skip
 _UNUSED = ("use_dora", "use_rslora", "rank_pattern", "alpha_pattern", "modules_to_save", "layers_to_transform",
-           "lora_bias", "fan_in_fan_out")  # fmt: skip
+           "lora_bias", "fan_in_fan_out", "alora_invocation_tokens", "use_qalora", "use_bdlora", "arrow_config",
+           "kasa_config", "layer_replication", "target_parameters", "trainable_token_indices")  # fmt: skip
 """Fields of a configuration that change what adapters compute, and are not followed here."""
+_BEGINNINGS = (None, True, False, "gaussian", "eva", "orthogonal")
+"""Ways to begin adapters that leave the base model as it is. Others (PiSSA, OLoRA, CorDA, LoftQ) take from its weights
+what the adapters hold at first, so that adapters alone do not say what was learned."""
 
 
 def save_lora(model: CausalTransformer, folder: Path | str, *, base: str = "") -> Path:
@@ -46,8 +50,10 @@ def save_lora(model: CausalTransformer, folder: Path | str, *, base: str = "") -
         base: What `peft` is told the adapted model is: a name or a path.
 
     Raises:
-        ConfigError: If the model has no adapters.
+        ConfigError: If the model has no adapters, or is of another class.
     """
+    require(isinstance(model, CausalTransformer), "save_lora, model", got=type(model).__name__,
+            expected="a CausalTransformer", do="Models of transformers are written by peft itself.")  # fmt: skip
     found, folder = list(adapters(model)), Path(folder)
     require(bool(found), "save_lora, model", got="no adapters", expected="a model adapted with with_lora")
     rank, scale = found[0][1].down.shape[1], found[0][1].scale
@@ -132,6 +138,7 @@ def _config(folder: Path) -> Mapping[str, Any]:
     try:
         config = json.loads(path.read_text(encoding="utf-8"))
         fits = config["peft_type"] == "LORA" and isinstance(config["target_modules"], list)
+        fits = fits and all(isinstance(target, str) for target in config["target_modules"])
         fits = fits and all(isinstance(config[name], (int, float)) for name in ("r", "lora_alpha"))
     except (OSError, ValueError, KeyError, TypeError) as error:
         got = f"{type(error).__name__}: {error}"
@@ -140,6 +147,9 @@ def _config(folder: Path) -> Mapping[str, Any]:
     for name in _UNUSED:
         require(not config.get(name), f"File {path}, {name}", got=config.get(name), expected="nothing",
                 do="Merge such adapters with peft, and load the whole model.")  # fmt: skip
+    begun = config.get("init_lora_weights")
+    require(begun in _BEGINNINGS, f"File {path}, init_lora_weights", got=begun, expected=f"one of {_BEGINNINGS}",
+            do="Convert such adapters to plain ones with peft (path_initial_model_for_weight_conversion).")  # fmt: skip
     require(config.get("bias", "none") == "none", f"File {path}, bias", got=config.get("bias"), expected="none")
     return dict(config)
 

@@ -77,6 +77,8 @@ def test_what_computes_something_else_is_refused(folder, tmp_path) -> None:
         ({"use_dora": True}, "use_dora"), ({"use_rslora": True}, "use_rslora"), ({"bias": "all"}, "bias"),
         ({"peft_type": "IA3"}, "LoRA"), ({"target_modules": ["q_proj"]}, "go together"),
         ({"target_modules": "all-linear"}, "names of layers"), ({"rank_pattern": {"q_proj": 4}}, "rank_pattern"),
+        ({"alora_invocation_tokens": [5]}, "alora"), ({"target_modules": [["q_proj"]]}, "names of layers"),
+        *(({"init_lora_weights": name}, "init_lora_weights") for name in ("pissa_niter_4", "olora", "corda", "loftq")),
     ]  # fmt: skip
     for change, said in wrong:
         (tmp_path / "adapter_config.json").write_text(json.dumps({**config, **change}))
@@ -96,3 +98,15 @@ def test_what_computes_something_else_is_refused(folder, tmp_path) -> None:
         load_lora(load_causal(folder), tmp_path)
     with pytest.raises(ConfigError, match="no adapters"):
         save_lora(load_causal(folder), tmp_path)
+    with pytest.raises(ConfigError, match="a CausalTransformer"):
+        save_lora(theirs(folder), tmp_path)
+
+
+def test_adapters_that_change_their_base_are_not_taken_for_plain_ones(folder, tmp_path) -> None:
+    """What peft begins in its base model is not in the file of the adapters."""
+    config = peft.LoraConfig(r=3, target_modules=["o_proj"], init_lora_weights="pissa", task_type="CAUSAL_LM")
+    adapted = peft.get_peft_model(theirs(folder), config).eval()
+    torch.testing.assert_close(logits(adapted), logits(theirs(folder)), atol=1e-4, rtol=1e-4)  # base and adapters
+    adapted.save_pretrained(str(tmp_path), safe_serialization=True)
+    with pytest.raises(ConfigError, match="init_lora_weights"):
+        load_lora(load_causal(folder), tmp_path)
