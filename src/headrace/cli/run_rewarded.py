@@ -9,7 +9,8 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
 from headrace.evaluate import Plot, Section, write_report
-from headrace.online.rewarded import Point, RewardedConfig, RewardedRun
+from headrace.online.rewarded import RewardedConfig, RewardedRun
+from headrace.online.rewarded_watch import Point
 from headrace.types import Report
 
 SHADES = "▁▂▃▄▅▆▇█"

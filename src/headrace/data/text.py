@@ -7,6 +7,7 @@ import json
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from threading import get_ident
 from typing import Any
 
 import numpy as np
@@ -247,7 +248,7 @@ def _package() -> Any:
 
 
 def _write(path: Path, text: str) -> None:
-    temporary = path.with_name(f"{path.name}.unfinished")
+    temporary = path.with_name(f"{path.name}.{os.getpid()}-{get_ident()}.unfinished")  # two may write the same
     with temporary.open("w", encoding="utf-8") as file:
         file.write(text)
         file.flush()

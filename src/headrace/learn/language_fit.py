@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import math
+import os
+import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from threading import get_ident
 from typing import TypeAlias, cast
 
 import numpy as np
@@ -15,7 +18,8 @@ from torch import Tensor, nn
 
 from headrace.config import require
 from headrace.data import MemorySource, TokenCollator
-from headrace.learn.checkpoint import ManifestCheckpoint
+from headrace.errors import StoreError
+from headrace.learn.checkpoint import CURRENT, ManifestCheckpoint
 from headrace.learn.dense_only import dense_learner
 from headrace.learn.learner_config import LearnerConfig
 from headrace.loop import Loop, Progress, fit
@@ -125,7 +129,8 @@ def likelihood_of(model: nn.Module) -> Callable[[Jagged, Jagged], Tensor]:
 def kept(folder: Path, model: nn.Module, build: Callable[[], object]) -> bool:
     """Give a model the weights that lie in a folder; where there are none, build them and keep them there.
 
-    The folder's name has to say all that the weights depend on; nothing is compared.
+    The folder's name has to say all that the weights depend on; nothing is compared. Several processes may build the
+    same at once: the first one's weights are kept, and all take those.
 
     Args:
         folder: Where weights are kept.
@@ -133,17 +138,36 @@ def kept(folder: Path, model: nn.Module, build: Callable[[], object]) -> bool:
         build: Fits the model in place.
 
     Returns:
-        Whether they were there.
+        Whether they were there before.
 
     Raises:
         CorruptSnapshot: If what lies there is damaged, or of another model.
+        StoreError: If the disk refuses.
     """
     files = ManifestCheckpoint(folder, keep=1)
-    state = files.load()
+    state, there = files.load(), True
     if state is None:
         build()
-        weights: State = {name: value.detach().clone() for name, value in model.state_dict().items()}
-        files.save({"weights": weights})
-        return False
-    model.load_state_dict(cast("dict[str, Tensor]", state["weights"]))
-    return True
+        there = _appeared(folder, model)
+        state = files.load() if there else None
+    if state is not None:
+        model.load_state_dict(cast("dict[str, Tensor]", state["weights"]))
+    return there
+
+
+def _appeared(folder: Path, model: nn.Module) -> bool:
+    """Put a model's weights in place, whole; return whether somebody else's lie there meanwhile."""
+    own = folder.with_name(f".{folder.name}.{os.getpid()}-{get_ident()}.part")
+    shutil.rmtree(own, ignore_errors=True)
+    weights: State = {name: value.detach().clone() for name, value in model.state_dict().items()}
+    try:
+        ManifestCheckpoint(own, keep=1).save({"weights": weights})
+        os.replace(own, folder)
+    except OSError as error:  # a folder that is not empty is not replaced
+        if not (folder / CURRENT).is_file():
+            raise StoreError(f"Folder {folder}", got=str(error), expected="one that can be written to, or none",
+                             do="Remove what lies there, or free disk space.") from error  # fmt: skip
+        return True
+    finally:
+        shutil.rmtree(own, ignore_errors=True)
+    return False

@@ -8,14 +8,11 @@ down beside the rewards, and nothing learns from it.
 from __future__ import annotations
 
 import copy
-import json
 import math
-import time
 from collections.abc import Callable, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Literal, cast
 
 import numpy as np
 import torch
@@ -30,26 +27,21 @@ from headrace.data import (
     MemorySource,
     TokenCollator,
     completion_batch,
-    tokens_of,
 )
 from headrace.data.passages import prompts, rows_of_tokens
 from headrace.feedback import ModelReward, RewardFeedback
-from headrace.learn import ManifestCheckpoint, PolicyConfig, PolicyLearner
+from headrace.learn import CriticCredit, GroupCredit, ManifestCheckpoint, PolicyConfig, PolicyLearner
 from headrace.loop import EveryExamples, Loop, run
 from headrace.nn import ActorCritic, CausalSettings, CausalTransformer, ScoreModel
 from headrace.objectives import PPO
 from headrace.objectives.tokens import joined
+from headrace.online.rewarded_watch import JudgedFeedback, Point, TimedPredictor, Watch, WatchedLearner
 from headrace.online.writing import DOMAIN, GENERAL, Writing, WritingConfig
 from headrace.optim import clip_norm
 from headrace.protocols import Feedback, Predictor, Publisher
 from headrace.publish import LogPublisher, Replica
 from headrace.serve import GenerateConfig, LanguagePredictor, generate
-from headrace.types import Batch, Change, Events, Loss, Report, State, Version
-
-SAMPLES = 4
-"""Completions of a rollout that are kept for people to read."""
-Point = dict[str, float]
-"""What one rollout was like, by name."""
+from headrace.types import Change, Events, Report, State, Version
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -95,13 +87,19 @@ class RewardedConfig:
         for name in ("rows", "iterations"):
             require(getattr(self, name) >= 1, f"RewardedConfig.{name}", got=getattr(self, name), expected="1 or more")
         require(0 < self.lr < math.inf, "RewardedConfig.lr", got=self.lr, expected="a positive number")
+        credit = self.policy.credit
+        require(credit != GroupCredit(baseline="others"), "RewardedConfig.policy, credit", got=credit,
+                expected='a critic, or GroupCredit(baseline="none")',
+                do="Every prompt is asked once: there are no other answers to compare with.")  # fmt: skip
+        require(self.critic == "head" or isinstance(credit, CriticCredit), "RewardedConfig.critic", got=self.critic,
+                expected="'head' with GroupCredit, which asks no critic")  # fmt: skip
 
 
 class RewardedRun:
     """One run of a `RewardedConfig`.
 
     With a folder everything is durable there (versions, snapshots, checkpoints, the curve), and a run that was killed
-    goes on to the very same weights. Without one nothing is written.
+    goes on to the very same weights, under the very same configuration. Without one nothing is written.
 
     Args:
         config: What to run.
@@ -144,8 +142,11 @@ class RewardedRun:
         """Run to the end, or until `stop`; return numbers of the last rollouts.
 
         Raises:
+            ConfigError: If the folder has the run of another configuration; nothing was changed.
             NonFiniteLoss: If a step is not finite; nothing of it was learned.
         """
+        if self.folder is not None:
+            self._check_folder(self.folder)
         loop = self._loop()
         if self.folder is not None:
             write_run_record(self.folder, self.config, seed=self.config.seed, data={})
@@ -153,6 +154,13 @@ class RewardedRun:
         self._watch.finish(report)
         report.settings["fingerprint"] = fingerprint(self.config)
         return report
+
+    def _check_folder(self, folder: Path) -> None:
+        state = ManifestCheckpoint(folder / "checkpoint").load()
+        found = None if state is None else cast(State, state["learner"]).get("config")
+        wanted = fingerprint(self.config)
+        require(state is None or found == wanted, f"Run folder {folder}", got=f"a run with the settings {found!r}",
+                expected=wanted, do="Go on with its settings (run.json has them), or take another folder.")  # fmt: skip
 
     def _loop(self) -> Loop:
         own, served = self.config, self.writing.base()
@@ -165,11 +173,11 @@ class RewardedRun:
         predictor = LanguagePredictor(served, replica, how, codec=codec, seed=own.seed, batch_rows=own.rows)
         feedback = RewardFeedback(ModelReward(self.reward, own.rows))
         join = EventJoin(JoinConfig(window_s=3600.0, lateness_s=0.0, positive=("reward",), value="reward"))
-        judged = _JudgedFeedback(feedback, self.writing, self._watch)
+        judged = JudgedFeedback(feedback, self.writing, self._watch)
         return Loop(
-            source=MemorySource([self._requests()]), predictor=cast(Predictor, _TimedPredictor(predictor, self._watch)),
+            source=MemorySource([self._requests()]), predictor=cast(Predictor, TimedPredictor(predictor, self._watch)),
             feedback=cast(Feedback, judged), joiner=EventJoiner(join, TokenCollator(completion_batch, own.rows)),
-            learner=_WatchedLearner(self._learner(), self._watch), publisher=publisher,
+            learner=WatchedLearner(self._learner(), self._watch, fingerprint(own)), publisher=publisher,
             cadence=EveryExamples(own.rows), read_rows=own.rows, stop=self.stop,
             checkpoint=None if self.folder is None else ManifestCheckpoint(self.folder / "checkpoint"),
         )  # fmt: skip
@@ -219,130 +227,6 @@ def settled(
     made = generate(reference.decoder(), rows_of_tokens(asked), how, range(len(asked)))
     model.settle(joined(rows_of_tokens(asked), made.tokens).tokens)
     return model
-
-
-# Watching ------------------------------------------------------------------------------------------------------------
-
-
-class Watch:
-    """Collects what a rollout is like from the parts that see it, and CPU seconds of each phase.
-
-    Args:
-        on_point: Called after every rollout.
-    """
-
-    def __init__(self, on_point: Callable[[Point, Sequence[str]], None] | None = None) -> None:
-        self.points: list[Point] = []
-        self.samples: list[str] = []
-        self._now: Point = {}
-        self._on_point = on_point
-
-    @contextmanager
-    def phase(self, name: str) -> Any:
-        """Count the CPU time of what happens inside."""
-        start = time.process_time()
-        yield
-        self._now[f"{name}_cpu_s"] = self._now.get(f"{name}_cpu_s", 0.0) + time.process_time() - start
-
-    def note(self, numbers: Point) -> None:
-        """Take numbers of the rollout that is under way."""
-        self._now |= numbers
-
-    def close(self) -> None:
-        """Take the rollout as done."""
-        self.points.append({"rollout": float(len(self.points)), **self._now})
-        self._now = {}
-        if self._on_point is not None:
-            self._on_point(self.points[-1], self.samples)
-
-    def finish(self, report: Report, last: int = 3) -> None:
-        """Put means of the last rollouts into a report."""
-        tail = self.points[-last:]
-        for name in tail[-1] if tail else ():
-            values = [point[name] for point in tail if name in point]
-            report.add(name, sum(values) / len(values), source=f"mean of the last {len(values)} rollouts")
-
-
-class _TimedPredictor:
-    """A predictor whose CPU time is counted as `generate`; otherwise the one inside.
-
-    Args:
-        inside: The predictor.
-        watch: Counts.
-    """
-
-    def __init__(self, inside: Predictor, watch: Watch) -> None:
-        self.inside, self.watch = inside, watch
-
-    def predict(self, requests: Events) -> Events:
-        """Return what the predictor inside says."""
-        with self.watch.phase("generate"):
-            return self.inside.predict(requests)
-
-    def apply(self, change: Change) -> None:
-        """Move on to the change's version."""
-        with self.watch.phase("publish"):
-            self.inside.apply(change)
-
-
-class _JudgedFeedback:
-    """Feedback that a hidden judge watches: what it says is noted as `gold`, and never part of an answer.
-
-    Args:
-        inside: Who answers.
-        writing: Has the judge.
-        watch: Where `gold` (of prompts of the domain), `gold_general` and completions are noted.
-    """
-
-    def __init__(self, inside: Feedback, writing: Writing, watch: Watch) -> None:
-        self.inside, self.writing, self.watch = inside, writing, watch
-
-    def collect(self, requests: Events, predictions: Events) -> Events | None:
-        """Return the answers of those inside."""
-        with self.watch.phase("reward"):
-            answers = self.inside.collect(requests, predictions)
-        if len(predictions):
-            whole = joined(tokens_of(predictions, "prompt_ids"), tokens_of(predictions, "completion_ids"))
-            texts = self.writing.codec.decode(whole.tokens)
-            inside = np.array([domain == DOMAIN for domain in requests.column("domain").to_pylist()])
-            golds = self.writing.judge(texts)
-            found = {"gold": golds[inside], "gold_general": golds[~inside]}
-            self.watch.note({name: float(values.mean()) for name, values in found.items() if len(values)})
-            self.watch.samples = texts[:SAMPLES]
-        return answers
-
-
-class _WatchedLearner:
-    """A policy learner whose losses are noted; its state has the curve in it.
-
-    Args:
-        inside: The learner.
-        watch: Takes notes.
-    """
-
-    def __init__(self, inside: PolicyLearner, watch: Watch) -> None:
-        self.inside, self.watch = inside, watch
-
-    def learn(self, batch: Batch) -> Loss:
-        """Learn, and close the rollout."""
-        with self.watch.phase("learn"):
-            loss = self.inside.learn(batch)
-        self.watch.note(dict(loss.parts))
-        self.watch.close()
-        return loss
-
-    def changes(self, since: Version) -> Change:
-        """Return the policy after a version."""
-        return self.inside.changes(since)
-
-    def state(self) -> State:
-        """Return the learner's state, and the curve."""
-        return {"learner": self.inside.state(), "points": json.dumps(self.watch.points)}
-
-    def restore(self, state: State) -> None:
-        """Go on from there."""
-        self.inside.restore(cast(State, state["learner"]))
-        self.watch.points[:] = json.loads(cast(str, state["points"]))
 
 
 class _NewestOnly:

@@ -14,7 +14,8 @@ from headrace.evaluate.language_tasks import general_ability
 from headrace.learn.language_fit import likelihood_of
 from headrace.nn import CausalTransformer, ScoreModel
 from headrace.objectives.tokens import completion_log_probs, joined, row_sums
-from headrace.online.rewarded import Point, RewardedConfig, RewardedRun
+from headrace.online.rewarded import RewardedConfig, RewardedRun
+from headrace.online.rewarded_watch import Point
 from headrace.online.writing import DOMAIN, Writing
 from headrace.serve import GenerateConfig, generate
 

@@ -10,6 +10,7 @@ Whatever takes long is fitted once and kept in the cache under a name made of al
 from __future__ import annotations
 
 import copy
+import hashlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -52,6 +53,22 @@ class Corpus:
 
     reviews: Mapping[str, Texts]
     books: Mapping[str, Texts]
+
+    def digest(self) -> str:
+        """Return what tells these texts, and how they are parted and rated, from any others.
+
+        Cost: every text once, about a tenth of a second for the real ones.
+        """
+        found = hashlib.sha256()
+        for kind, parts in (("reviews", self.reviews), ("books", self.books)):
+            for name, texts in parts.items():
+                found.update(f"{kind}/{name}: {len(texts)}\n".encode())
+                found.update(np.ascontiguousarray(texts.ratings, "<i8").tobytes())
+                for text, owner in zip(texts.texts, texts.owners, strict=True):
+                    for one in (owner.encode(), text.encode()):
+                        found.update(len(one).to_bytes(8, "little"))
+                        found.update(one)
+        return found.hexdigest()[:16]
 
 
 def real_corpus() -> Corpus:
@@ -141,11 +158,19 @@ class Writing:
         """The texts."""
         return self.config.corpus()
 
+    def _place(self, kind: str, *depends: object) -> Path:
+        """Return the folder of something fitted; its name follows from the texts, and from what else it depends on."""
+        return self._root / f"{kind}-{fingerprint((self._texts_digest, depends))}"
+
+    @cached_property
+    def _texts_digest(self) -> str:
+        return self.corpus.digest()
+
     @cached_property
     def codec(self) -> TextCodec:
         """Turns text to tokens; its vocabulary is of the base model's texts."""
         own = self.config
-        folder = self._root / f"codec-{fingerprint((own.corpus, own.vocabulary))}"
+        folder = self._place("codec", own.vocabulary)
         if not (folder / "tokenizer.json").is_file():
             texts = [*self.corpus.reviews["base"].texts[:4000],
                      *(text[:200_000] for text in self.corpus.books["base"].texts)]  # fmt: skip
@@ -201,12 +226,12 @@ class Writing:
         own = self.config
         sizes = replace(own.sizes, vocabulary=self.codec.vocabulary)
         model = CausalTransformer(sizes, seed=own.seed)
-        key = (own.corpus, sizes, own.base_passages, own.base, own.seed)
+        key = (sizes, own.base_passages, own.base, own.seed)
 
         def build() -> None:
             fit_language(model, self._texts(), text_batch, NextToken(), own.base)
 
-        kept(self._root / f"base-{fingerprint(key)}", model, build)
+        kept(self._place("base", *key), model, build)
         return model.eval()
 
     def _texts(self) -> Events:
@@ -226,7 +251,6 @@ class Writing:
             seed: Another seed shows the demonstrations in another order.
         """
         own, model = self.config, self.base()
-        key = (own, seed)
 
         def build() -> None:
             length = own.prompt + own.answer - 1
@@ -235,7 +259,7 @@ class Writing:
             fit_language(model, demonstrations(shown, own.prompt), completion_batch, NextToken(completions=True),
                          replace(own.tuning, seed=seed))  # fmt: skip
 
-        kept(self._root / f"tuned-{fingerprint(key)}", model, build)
+        kept(self._place("tuned", own, seed), model, build)
         return model.eval()
 
     def reward(self, sizes: CausalSettings | None = None) -> ScoreModel:
@@ -255,7 +279,7 @@ class Writing:
             rows = Events.concat([self.opinions("reward", own.pairs), self.attempts("reward", own.pairs // 2)])
             fit_language(model, rows, preference_batch, BradleyTerry(at="every", centred=0.01), own.reward)
 
-        kept(self._root / f"reward-{fingerprint((own, sizes))}", model, build)
+        kept(self._place("reward", own, sizes), model, build)
         return model.eval()
 
     def opinions(self, part: str, count: int) -> Events:

@@ -7,7 +7,7 @@ import torch
 
 from headrace.data import preference_batch, preferences, text_batch, token_column
 from headrace.data.passages import rows_of_tokens
-from headrace.errors import ConfigError
+from headrace.errors import ConfigError, StoreError
 from headrace.learn import LanguageFit, fit_language, likelihood_of
 from headrace.learn.language_fit import kept
 from headrace.nn import CausalSettings, CausalTransformer, ScoreModel
@@ -72,6 +72,22 @@ def test_what_was_fitted_once_is_kept(tmp_path) -> None:
     assert [kept(tmp_path / "one", model, lambda model=model: build(model)) for model in models] == [False, True]
     assert len(calls) == 1
     assert all(torch.equal(a, b) for a, b in zip(models[0].parameters(), models[1].parameters(), strict=True))
+
+
+def test_of_two_who_fit_at_once_both_have_what_the_first_one_kept(tmp_path) -> None:
+    first, second = (CausalTransformer(SIZES, seed=seed) for seed in (1, 2))
+
+    def slow() -> None:  # meanwhile another process fits the same, and is done before
+        assert not kept(tmp_path / "one", first, lambda: None)
+
+    assert kept(tmp_path / "one", second, slow)
+    assert all(torch.equal(a, b) for a, b in zip(first.parameters(), second.parameters(), strict=True))
+    assert [path.name for path in tmp_path.iterdir()] == ["one"]
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "notes.txt").write_text("somebody's")
+    with pytest.raises(StoreError, match="Remove what lies there"):
+        kept(tmp_path / "other", second, lambda: None)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["one", "other"]
 
 
 @pytest.mark.parametrize("settings", [{"lr": 0.0}, {"batch_rows": 0}, {"epochs": 0}, {"rise": 1.0}, {"decay": -1.0}])

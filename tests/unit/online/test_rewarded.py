@@ -9,12 +9,13 @@ import torch
 
 from headrace.cli.run_rewarded import curve, run_rewarded
 from headrace.data.passages import rows_of_tokens
-from headrace.errors import ConfigError
-from headrace.learn import CriticCredit, KLControl, LanguageFit, PolicyConfig
+from headrace.errors import ConfigError, CorruptSnapshot
+from headrace.learn import CriticCredit, GroupCredit, KLControl, LanguageFit, PolicyConfig
 from headrace.online import RewardedConfig, RewardedRun, Writing, judged_policy, tried
 from headrace.online.rewarded import _NewestOnly, settled
-from headrace.online.writing import DOMAIN, GENERAL
-from headrace.online.writing_planted import planted
+from headrace.online.rewarded_watch import Watch, WatchedLearner
+from headrace.online.writing import DOMAIN, GENERAL, Corpus
+from headrace.online.writing_planted import planted, planted_corpus
 from headrace.types import Change, Version
 
 pytest.importorskip("tokenizers", reason="the extra 'language' is not installed")
@@ -23,6 +24,8 @@ WORLD = replace(planted(), base_passages=240, pairs=60, shown=40, asked=80, gene
                 reward=LanguageFit(lr=4e-3))  # fmt: skip
 CONFIG = RewardedConfig(name="test", writing=WORLD, rows=16, iterations=3, in_domain=0.75,
                         policy=PolicyConfig(epochs=1, minibatch_rows=8, kl=KLControl(coefficient=0.1)))  # fmt: skip
+
+ALONE = PolicyConfig(credit=GroupCredit())
 
 
 @pytest.fixture(scope="module")
@@ -111,12 +114,54 @@ def test_a_critic_may_begin_as_the_reward_model(writing) -> None:
     assert run.points[0]["explained"] == pytest.approx(0.0, abs=0.2)
 
 
-def test_held_out_prompts_are_not_learned_from(writing) -> None:
-    asked = {tuple(row) for row in writing.asked(DOMAIN).tolist()}
-    texts = writing.corpus.reviews
-    assert not set(texts["asked"].owners) & set(texts["held"].owners)
-    assert asked
-    assert writing.held_out(DOMAIN, 10).shape == (10, WORLD.prompt)
+def marked() -> Corpus:
+    """The planted texts, with a letter of their own in those that are held out."""
+    found = planted_corpus()
+    held = found.reviews["held"]
+    return replace(found, reviews={**found.reviews, "held": replace(held, texts=("z" * 200,) * len(held))})
+
+
+def test_held_out_prompts_are_not_learned_from(writing, tmp_path) -> None:
+    parted = Writing(replace(WORLD, corpus=marked), tmp_path)
+    begun = parted.codec.decode(rows_of_tokens(parted.asked(DOMAIN)[:, 1:]))
+    assert len(begun) == WORLD.asked
+    assert not [text for text in begun if "z" in text]
+    for liked in (None, True, False):
+        held = parted.held_out(DOMAIN, 10, liked=liked)
+        assert held.shape == (10, WORLD.prompt)
+        assert set("".join(parted.codec.decode(rows_of_tokens(held[:, 1:])))) == {"z"}
+    # And what a run asks is of those prompts.
+    run = RewardedRun(CONFIG, writing=writing)._requests()
+    asked = {tuple(row) for domain in (DOMAIN, GENERAL) for row in writing.asked(domain).tolist()}
+    assert {tuple(row) for row in run.column("prompt_ids").to_pylist()} <= asked
+
+
+def test_what_was_fitted_to_other_texts_is_not_taken(tmp_path) -> None:
+    one, other = Writing(WORLD, tmp_path), Writing(replace(WORLD, corpus=marked), tmp_path)
+    assert one.corpus.digest() == planted_corpus().digest()
+    assert one._place("base", 1) == Writing(WORLD, tmp_path)._place("base", 1)
+    assert one._place("base", 1) != other._place("base", 1)
+    changed = one.corpus.reviews["base"].ratings.copy()
+    changed[0] += 1
+    part = replace(one.corpus.reviews["base"], ratings=changed)
+    assert replace(one.corpus, reviews={**one.corpus.reviews, "base": part}).digest() != one.corpus.digest()
+
+
+def test_a_folder_holds_one_run(writing, tmp_path) -> None:
+    first = RewardedRun(replace(CONFIG, iterations=1), tmp_path, writing=writing)
+    first.run()
+    record = (tmp_path / "run.json").read_bytes()
+    with pytest.raises(ConfigError, match="take another folder"):
+        RewardedRun(replace(CONFIG, iterations=1, lr=2e-3), tmp_path, writing=writing).run()
+    assert (tmp_path / "run.json").read_bytes() == record
+    again = RewardedRun(replace(CONFIG, iterations=1), tmp_path, writing=writing)
+    again.run()
+    assert without_times(again.points) == without_times(first.points)
+    learner = WatchedLearner(again._learner(), Watch(), "other settings")
+    state = WatchedLearner(again._learner(), Watch(), "these settings").state()
+    for wrong in (state, {}):
+        with pytest.raises(CorruptSnapshot, match="other settings"):
+            learner.restore(wrong)
 
 
 def test_parts_of_another_configuration_are_refused(writing) -> None:
@@ -125,7 +170,9 @@ def test_parts_of_another_configuration_are_refused(writing) -> None:
 
 
 @pytest.mark.parametrize("settings", [{"name": ""}, {"in_domain": 1.5}, {"rows": 0}, {"iterations": 0}, {"lr": 0.0},
-                                      {"start": "end"}, {"critic": "none"}])  # fmt: skip
+                                      {"start": "end"}, {"critic": "none"}, {"policy": ALONE},
+                                      {"policy": replace(ALONE, credit=GroupCredit(baseline="none")),
+                                       "critic": "reward"}])  # fmt: skip
 def test_bad_settings_are_refused(settings) -> None:
     with pytest.raises(ConfigError):
         RewardedConfig(**{"name": "test", **settings})
