@@ -7,8 +7,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from headrace.data.datasets.recorded import find_in, missing, read_table
-from headrace.data.layout import Layout
+from headrace.data.datasets.text_rows import rows_of
 
 FILE = "hh_rlhf_harmless_base_test.jsonl"
 ADDRESS = "github.com/anthropics/hh-rlhf (harmless-base/test.jsonl.gz)"
@@ -29,10 +28,7 @@ def harmless_pairs() -> list[Choice]:
     Raises:
         DataError: If the file is missing or malformed.
     """
-    path = find_in((FILE,))
-    if path is None:
-        raise missing("HH-RLHF, harmless base", (FILE,), ADDRESS)
-    table = read_table(path, Layout(format="jsonl"))
+    table = rows_of("HH-RLHF, harmless base", FILE, ADDRESS)
     found = []
     for chosen, rejected in zip(table["chosen"].to_pylist(), table["rejected"].to_pylist(), strict=True):
         (before, answer), (other, worse) = (text.rsplit(_ASSISTANT, 1) if _ASSISTANT in text else (text, "")

@@ -15,9 +15,8 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from headrace.config import require
-from headrace.data.datasets.recorded import find_in, missing, read_table
+from headrace.data.datasets.text_rows import rows_of
 from headrace.data.hashing import hash_strings
-from headrace.data.layout import Layout
 
 REVIEWS, BOOKS = "imdb_reviews_train.jsonl", "classic_books_corpus.jsonl"
 REVIEWS_ADDRESS = "ai.stanford.edu/~amaas/data/sentiment (as JSON lines: label, rating, title_id, text)"
@@ -80,10 +79,7 @@ def reviews() -> Texts:
     Raises:
         DataError: If the file is missing or malformed.
     """
-    path = find_in((REVIEWS,))
-    if path is None:
-        raise missing("film reviews", (REVIEWS,), REVIEWS_ADDRESS)
-    table = read_table(path, Layout(format="jsonl"))
+    table = rows_of("film reviews", REVIEWS, REVIEWS_ADDRESS)
     texts = tuple(_BREAKS.sub(" ", text).strip() for text in table["text"].to_pylist())
     return Texts(texts, tuple(table["title_id"].to_pylist()), table["rating"].to_numpy().astype(np.int64))
 
@@ -97,10 +93,7 @@ def books(count: int | None = None) -> Texts:
     Raises:
         DataError: If the file is missing or malformed.
     """
-    path = find_in((BOOKS,))
-    if path is None:
-        raise missing("classic books", (BOOKS,), BOOKS_ADDRESS)
-    table = read_table(path, Layout(format="jsonl"), rows=count)
+    table = rows_of("classic books", BOOKS, BOOKS_ADDRESS, rows=count)
     texts = tuple(_BREAKS.sub(" ", text).strip() for text in table["text"].to_pylist())
     owners = [f"{author}: {title}" for author, title in zip(table["author"].to_pylist(), table["title"].to_pylist(),
                                                             strict=True)]  # fmt: skip
