@@ -66,7 +66,7 @@ class Head:
         self._steps = (self.folder / "steps.jsonl").open("a", encoding="utf-8", buffering=1)
         self._leader, self._seen_whole, self._address = "", False, ""
         self._stopped = threading.Event()
-        self.relief = Relief(self.servers, self.controller, lambda: self.conductor.turn)
+        self.relief = Relief(self.servers, self.controller, lambda: self.conductor.turn, lost=self._lost_buckets)
 
     def conduct(self) -> Any:
         """Return what decides about steps."""
@@ -194,6 +194,11 @@ class Head:
             self.servers.ready = True
             self.members.forgive(time.monotonic())
         _log.warning("%s: everything went back to step %d in %.3f s", reason, step, time.monotonic() - begun)
+
+    def _lost_buckets(self) -> None:
+        with self._recovering:
+            if self.servers.ready:
+                self._go_back("buckets were lost on their way to another table server")
 
     # Orders --------------------------------------------------------------------------------------------------------
 

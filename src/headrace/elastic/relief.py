@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from typing import Any
 
 from headrace.elastic.buckets import relief_plan
 from headrace.elastic.directory import carry_out
 from headrace.elastic.server_side import ServerSide
-from headrace.errors import HeadraceError
+from headrace.errors import HeadraceError, StaleError
 from headrace.runtime.actions import MoveBuckets
 from headrace.runtime.controller import Controller
 
@@ -28,15 +29,18 @@ class Relief:
         controller: Told of look-ups; decides.
         turn: The lock under which the controller is called.
         every_s: Seconds between two questions.
+        lost: Called when buckets are nobody's: a move broke off in its last milliseconds, and only a checkpoint has
+            what they held.
 
     Thread-safety: one thread, its own once it is started.
     """
 
     def __init__(
         self, servers: ServerSide, controller: Controller, turn: Callable[[], AbstractContextManager[Any]], *,
-        every_s: float = EVERY_S,
+        every_s: float = EVERY_S, lost: Callable[[], None] = lambda: None,
     ) -> None:  # fmt: skip
         self._servers, self._controller, self._turn, self._every_s = servers, controller, turn, every_s
+        self._lost, self._missed = lost, 0
         self._seen: dict[str, tuple[int, int, float]] = {}
         self._orders: list[MoveBuckets] = []
         self._stopped = threading.Event()
@@ -62,12 +66,14 @@ class Relief:
                 self.relieve()
             except HeadraceError as error:  # a server that is gone: whoever waits for it says so
                 _log.info("servers: %s", error)
+            except Exception:  # noqa: BLE001 - whatever it is, servers must not go unwatched from now on
+                _log.exception("servers")
 
     def look(self) -> None:
-        """Tell the controller how fast each server has answered since the last time."""
-        for known in self._servers.stats():
-            if "busy_s" not in known:
-                continue
+        """Tell the controller how fast each server has answered since the last time; see that all buckets are there."""
+        told = [known for known in self._servers.stats() if "busy_s" in known]
+        self._compare(told)
+        for known in told:
             name, count = str(known["name"]), int(known["lookups"])
             rows, seconds = int(known["rows"]), float(known["busy_s"])
             before = self._seen.get(name)
@@ -82,18 +88,40 @@ class Relief:
         with self._turn():
             self._orders += [order for order in self._controller.orders(MoveBuckets) if isinstance(order, MoveBuckets)]
 
+    def _compare(self, told: Sequence[Mapping[str, Any]]) -> None:
+        """Learn of a move that worked though its answer was lost, and notice buckets that no server has."""
+        record, directory = self._servers.record, self._servers.directory
+        newest = max(told, key=lambda known: int(known["map"]), default=None)
+        if newest is not None and int(newest["map"]) > record.map.version:
+            record.moved(self._servers.map_of(int(newest["number"])))
+            directory.refresh()
+        for known in told:
+            if int(known["map"]) < record.map.version:
+                with contextlib.suppress(StaleError):  # it lacks buckets: they are counted next
+                    directory.client(int(known["number"])).advance(record.map)
+        whole = len(told) == len(directory.servers) and not any(known["moving"] for known in told)
+        lacks = any(int(known["buckets"]) != int(record.map.mask(int(known["number"])).sum()) for known in told)
+        self._missed = self._missed + 1 if whole and lacks else 0
+        if self._missed > 1:  # not only between two answers
+            self._missed = 0
+            _log.warning("buckets are nobody's")
+            self._lost()
+
     def relieve(self) -> None:
         """Carry out the moves that were ordered, one order after another."""
         while self._orders:
-            order, worked, began = self._orders.pop(0), True, time.monotonic()
+            order, worked, began = self._orders.pop(0), False, time.monotonic()
             try:
                 moved = self.move({int(name.rpartition("-")[2]): share for name, share in order.shares.items()})
+                worked = True
                 _log.info("%d buckets moved in %.2f s", moved, time.monotonic() - began)
             except HeadraceError as error:
                 _log.warning("moving buckets: %s", error)
-                worked = False
-            with self._turn():
-                self._controller.done(order, time.monotonic(), worked=worked)
+            except Exception:  # noqa: BLE001 - the controller waits for an answer, whatever it is
+                _log.exception("moving buckets")
+            finally:
+                with self._turn():
+                    self._controller.done(order, time.monotonic(), worked=worked)
 
     def move(self, shares: dict[int, float]) -> int:
         """Give servers these shares of the load; return how many buckets moved."""
@@ -101,4 +129,7 @@ class Relief:
         directory.refresh()
         loads = sum(directory.client(number).bucket_loads() for number in directory.servers)
         moves = relief_plan(loads, record.map, shares)
-        return carry_out(moves, record, directory)
+        try:
+            return carry_out(moves, record, directory)
+        finally:
+            directory.refresh()

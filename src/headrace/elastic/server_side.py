@@ -13,7 +13,7 @@ from headrace.elastic.buckets import BucketMap
 from headrace.elastic.directory import BucketDirectory, Directory
 from headrace.elastic.table_wire import ServerClient
 from headrace.elastic.transactions import Transaction
-from headrace.errors import HeadraceError
+from headrace.errors import HeadraceError, StaleError
 from headrace.runtime.work_queue import ShardQueue
 from headrace.store import TableConfig
 
@@ -81,7 +81,8 @@ class ServerSide:
             if not last and not max(applied):
                 self.give(self.record.map, 0)
             elif min(applied) > 0 and max(applied) <= last and told >= set(range(min(applied) + 1, last + 1)):
-                self._meet(queue, min(applied))
+                if not self._meet(queue, min(applied)):
+                    return False
             else:
                 return False
             self.ready = True
@@ -93,13 +94,24 @@ class ServerSide:
             self.directory.client(number).restore(buckets, applied, [])
         self.start_applier(applied)
 
-    def _meet(self, queue: ShardQueue, applied: int) -> None:
+    def map_of(self, number: int) -> BucketMap:
+        """Return the bucket map as a server knows it."""
+        return BucketMap.read(self.directory.client(number).open(self._prints)["map"])
+
+    def _meet(self, queue: ShardQueue, applied: int) -> bool:
         for number in self.directory.servers:
-            self.record.moved(BucketMap.read(self.directory.client(number).open(self._prints)["map"]))
+            self.record.moved(self.map_of(number))
         self.directory.refresh()
+        try:
+            for number in self.record.map.servers:
+                self.directory.client(number).advance(self.record.map)
+        except StaleError as error:
+            _log.warning("buckets are nobody's: %s", error)
+            return False
         self.start_applier(applied)
         assert self.applier is not None
         self.applier.resume((step, transactions_of(step, note)) for step, note in queue.decided(applied + 1))
+        return True
 
     def start_applier(self, last: int) -> None:
         """Hand on steps from here on."""
@@ -119,8 +131,8 @@ class ServerSide:
         self.applier.committed(step, transactions)
 
     def fence(self, epoch: int, worker: str = "") -> None:
-        """See `headrace.elastic.turns.Tables`."""
-        if self.applier is not None and self.ready:
+        """See `headrace.elastic.turns.Tables`; before servers have begun there is nothing to refuse."""
+        if self.applier is not None:
             self.applier.fence(epoch, worker)
 
     def stats(self) -> list[dict[str, Any]]:

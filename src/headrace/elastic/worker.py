@@ -169,6 +169,7 @@ class Worker:
             if place["end"] and not place.get("members"):
                 break
             try:
+                self.remote.open()  # servers with other tables would take what they must not
                 self._begin(place)
                 while not self.ended:
                     self._learn_next()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
+from collections.abc import Callable
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -51,6 +52,14 @@ def commits(folder: Path, *, rows: int = 40, bound: int | None = None, queue: Sh
         queue.add("rows", rows)
     return AsyncCommits(queue, Membership(folder / "epoch.json", 2.0), Controller(Static(), ControllerConfig(batch=10)),
                         Told(), begin_with=2, max_staleness=bound)  # fmt: skip
+
+
+def until(reached: Callable[[], object]) -> None:
+    """Wait for what has to come, and a little for what must not come behind it."""
+    deadline = time.monotonic() + 20.0
+    while not reached() and time.monotonic() < deadline:
+        time.sleep(0.005)
+    time.sleep(0.05)
 
 
 class Hand:
@@ -140,10 +149,7 @@ def test_the_fast_wait_for_the_slow_as_far_as_the_bound_says(tmp_path) -> None:
 
     thread = threading.Thread(target=run)
     thread.start()
-    deadline = time.monotonic() + 20.0
-    while len(done) < 2 and time.monotonic() < deadline:
-        time.sleep(0.005)
-    time.sleep(0.05)
+    until(lambda: len(done) >= 2)
     assert done == [1, 2]  # a third would make the slow one's parameters too old
     assert slow.push() == {"step": 3, "staleness": 2}
     to.left("worker-0", "killed")  # nobody waits for the dead
@@ -168,7 +174,7 @@ def test_three_workers_go_on_under_the_lowest_bound_whoever_is_fast(tmp_path) ->
 
         threads = [threading.Thread(target=run, args=(hands[0],), daemon=True)]
         threads[0].start()
-        time.sleep(0.1)
+        until(lambda answers=answers: answers)
         assert len(answers) == 1  # a second one, and the last of the others would lag three steps
         threads += [threading.Thread(target=run, args=(one,), daemon=True) for one in hands[1:]]
         for thread in threads[1:]:
@@ -200,7 +206,7 @@ def test_nobody_waits_for_a_worker_without_rows(tmp_path) -> None:
     to._pieces = lambda worker, wanted, usual=to._pieces: [] if worker == "worker-1" else usual(worker, wanted)
     thread = threading.Thread(target=run, daemon=True)
     thread.start()
-    time.sleep(0.1)
+    until(lambda: answers)
     assert [answer["step"] for answer in answers] == [1]  # the other one may be computing
     idle.take()
     thread.join(5.0)
@@ -218,7 +224,7 @@ def test_a_push_asked_twice_while_it_waits_counts_once_and_both_hear_so(tmp_path
     threads = [threading.Thread(target=lambda: answers.append(fast.push()), daemon=True) for _ in range(2)]
     for thread in threads:
         thread.start()
-    time.sleep(0.1)
+    time.sleep(0.1)  # neither may have come
     assert answers == []
     slow.push()
     for thread in threads:
