@@ -16,7 +16,7 @@ from headrace.nn import DeepFM
 from headrace.ranking.config import FitConfig
 from headrace.ranking.network import Network
 from headrace.ranking.steps import Steps
-from headrace.ranking.steps import ranker as prepared_ranker
+from headrace.ranking.steps import ranker as deepfm
 from headrace.runtime import AntDtDd, AntDtNd, Asp, BackupWorkers, LbBsp, RestartCost, Solution, Static, solution_json
 from headrace.runtime import simulate_patterns as patterns
 
@@ -100,11 +100,18 @@ def ranker(*, rows: int, batch_rows: int, seed: int = 0) -> FitConfig:
     if criteo_data.find() is None:
         return toy(rows=rows, batch_rows=batch_rows, seed=seed)
     parts = {"train": rows * 8 // 10, "valid": VALID_ROWS, "test": TEST_ROWS}
-    split = OrderSplit({name: count / LOG_ROWS for name, count in parts.items()})
+    split = OrderSplit({part: count / LOG_ROWS for part, count in parts.items()})
     network = Network(family=DeepFM, hidden=(32,), prior=0.25)
     steps = Steps(lr=2e-3, batch_rows=batch_rows, epochs=1, seed=seed)
-    log, plan = criteo_data.examples(rows=LOG_ROWS), criteo_data.preparation(min_count=4)
-    return prepared_ranker("criteo-start", log, plan, split, network, steps, dim=8)
+    return deepfm(
+        "criteo-start",
+        criteo_data.examples(rows=LOG_ROWS),
+        criteo_data.preparation(min_count=4),
+        split,
+        network,
+        steps,
+        dim=8,
+    )
 
 
 def measured(work: Work, pattern: str, method: Method) -> Mapping[str, object]:
