@@ -7,6 +7,7 @@ nothing is read before both sides have proved that they know the secret, which i
 
 from __future__ import annotations
 
+import contextlib
 import hmac
 import ipaddress
 import json
@@ -80,16 +81,30 @@ def secret_of(folder: Path, *, create: bool = False) -> bytes:
     path = folder / "secret"
     if not given:
         if create and not path.exists():
-            folder.mkdir(parents=True, exist_ok=True)
-            with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
-                file.write(os.urandom(32).hex())
-        require(path.is_file(), f"Secret of {folder}", got="none", expected=f"the file 'secret' or {SECRET_VARIABLE}")
+            _make_secret(path)
+        require(path.is_file(), f"Secret of {folder}", got="none", expected=f"the file 'secret' or {SECRET_VARIABLE}",
+                do=f"Name the folder of the run, or set {SECRET_VARIABLE}.")  # fmt: skip
         mode = path.stat().st_mode & 0o077
         require(not mode, f"Secret {path}", got=f"permissions for others ({mode:o})", expected="0600",
                 do="chmod 600 it; make another one if it may have been read.")  # fmt: skip
         given = path.read_text().strip().encode()
     require(len(given) >= LEAST_SECRET, "Secret", got=f"{len(given)} bytes", expected=f"at least {LEAST_SECRET}")
     return given
+
+
+def _make_secret(path: Path) -> None:
+    """Write a random secret, whole or not at all; where another process was first, its own stays."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    beside = path.with_name(f"{path.name}.{os.getpid()}.{os.urandom(4).hex()}.part")
+    try:
+        with os.fdopen(os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
+            file.write(os.urandom(32).hex())
+            file.flush()
+            os.fsync(file.fileno())
+        with contextlib.suppress(FileExistsError):
+            os.link(beside, path)
+    finally:
+        beside.unlink(missing_ok=True)
 
 
 def split_address(address: str) -> tuple[str, int]:
@@ -114,7 +129,8 @@ def prove(socket_: socket.socket, secret: bytes, *, server: bool) -> None:
 
     Raises:
         ClusterError: If the other side does not know it.
-        OSError: If the connection ends.
+        OSError: If the connection ends. A server says nothing to a client with another secret, so to the client that
+            looks like a server that died.
     """
     own = os.urandom(NONCE)
     socket_.sendall(MAGIC + own)
@@ -130,8 +146,10 @@ def prove(socket_: socket.socket, secret: bytes, *, server: bool) -> None:
             socket_.sendall(_proof(secret, roles[0], other, own))
             try:
                 right = _same(read_exactly(socket_, NONCE), _proof(secret, roles[1], own, other))
-            except ConnectionError:
-                right = False
+            except ConnectionError as error:
+                raise ConnectionResetError(
+                    "the connection ended while secrets were compared: the other side died, or it has another secret"
+                ) from error
         if right:
             return
     raise ClusterError("Connection", got="another secret", expected="the secret of this run",

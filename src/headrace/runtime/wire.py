@@ -37,6 +37,8 @@ GREETING_S = 5.0
 MAX_CONNECTIONS = 4096
 PAUSE_S = 0.02
 """Between two tries to reach a server again."""
+KEEPALIVE = {"TCP_KEEPIDLE": 30, "TCP_KEEPINTVL": 10, "TCP_KEEPCNT": 3}
+"""Seconds of silence before the kernel asks whether the other end is there, between its questions, and how many."""
 
 
 class Server:
@@ -119,7 +121,7 @@ class Server:
         greeted = False
         try:
             connection.settimeout(GREETING_S)
-            connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            _tune(connection)
             prove(connection, self._secret, server=True)
             greeted = True
             connection.settimeout(None)
@@ -150,7 +152,13 @@ class Server:
         except Exception as error:  # any error of a handler belongs to its caller, and must not end the server
             logger.exception("call %s", method)
             reply, told = Reply(), {"error": error_fields(error)}
-        write_frame(connection, told, reply.arrays)
+        try:
+            write_frame(connection, told, reply.arrays)
+        except OSError:
+            raise
+        except Exception as error:  # too large, or no plain values: nothing was sent, and the caller must not ask again
+            logger.exception("call %s, its answer", method)
+            write_frame(connection, {"error": error_fields(error)}, {})
 
 
 class Connection:
@@ -245,13 +253,15 @@ class Connection:
             raise OSError("the connection was closed here")
         if self._socket is None:
             made = socket.create_connection(split_address(self.address), timeout=min(timeout_s, GREETING_S))
-            made.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             try:
+                _tune(made)
                 prove(made, self._secret, server=False)
             except BaseException:
                 made.close()
                 raise
             self._socket = made
+            if self._closed:  # while it was made: whoever closed it has not seen it
+                raise OSError("the connection was closed here")
         return self._socket
 
     def _drop(self) -> None:
@@ -262,6 +272,15 @@ class Connection:
 
 class _Lost(Exception):
     """The other side did not answer."""
+
+
+def _tune(connection: socket.socket) -> None:
+    """Send small frames at once, and notice within a minute that the machine at the other end is gone."""
+    connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    connection.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    for name, value in KEEPALIVE.items():
+        if hasattr(socket, name):
+            connection.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), value)
 
 
 def _end(connection: socket.socket, *, shut_only: bool = False) -> None:

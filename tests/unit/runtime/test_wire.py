@@ -8,6 +8,7 @@ import subprocess
 import sys
 import threading
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -228,3 +229,80 @@ def test_the_secret_is_for_its_owner(tmp_path, monkeypatch) -> None:
         secret_of(tmp_path)
     monkeypatch.setenv("HEADRACE_SECRET", "from the environment")
     assert secret_of(tmp_path) == b"from the environment"
+
+
+def test_an_answer_that_cannot_travel_is_an_error_of_its_caller_and_is_not_asked_again() -> None:
+    asked = []
+
+    def odd(request):
+        asked.append(1)
+        return {"x": object()}
+
+    handlers = {"odd": odd, "rows": lambda request: Reply({}, {"x": np.array([{}])}), "echo": echo}
+    with Server(handlers, secret=SECRET) as server, Connection(server.address, SECRET) as connection:
+        before = None
+        for method in ("odd", "rows"):
+            with pytest.raises(ClusterError, match="object") as caught:
+                connection.call(method, retry_s=2.0)
+            assert not isinstance(caught.value, WorkerLost)
+            assert before in (None, connection._socket), "the connection goes on"
+            before = connection._socket
+        assert connection.call("echo", {"a": 1}).fields == {"a": 1}
+    assert len(asked) == 1
+
+
+def test_a_connection_that_is_closed_while_it_is_made_stays_closed(server, monkeypatch) -> None:
+    connection, make = Connection(server.address, SECRET), socket.create_connection
+
+    def closed_meanwhile(*words, **more):
+        connection.close()
+        return make(*words, **more)
+
+    monkeypatch.setattr(socket, "create_connection", closed_meanwhile)
+    with pytest.raises(WorkerLost, match="closed here"):
+        connection.call("echo", retry_s=5.0)
+    assert connection._socket is None
+
+
+def test_a_server_that_dies_while_secrets_are_compared_is_tried_again() -> None:
+    listener = socket.create_server(("127.0.0.1", 0))
+    address, second = f"127.0.0.1:{listener.getsockname()[1]}", []
+
+    def die() -> None:
+        connection, _ = listener.accept()
+        connection.sendall(connection.recv(1024))  # a greeting
+        connection.recv(1024)
+        connection.close()
+        listener.close()
+        second.append(Server({"echo": echo}, address, SECRET))
+
+    thread = threading.Thread(target=die)
+    thread.start()
+    with Connection(address, SECRET) as connection:
+        assert connection.call("echo", {"a": 1}, retry_s=10.0).fields == {"a": 1}
+    thread.join()
+    second[0].close()
+
+
+def test_a_machine_that_is_gone_is_noticed_by_the_kernel(server) -> None:
+    with Connection(server.address, SECRET) as connection:
+        connection.call("echo")
+        for end in (connection._socket, *server._open):
+            assert end.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE)
+
+
+def test_of_two_that_make_a_secret_both_know_that_of_the_first(tmp_path, monkeypatch) -> None:
+    monkeypatch.delenv("HEADRACE_SECRET", raising=False)
+    first, link = [], os.link
+
+    def somebody_was_first(beside, path) -> None:
+        assert len(Path(beside).read_text()) == 64, "a secret is never seen half written"
+        if not first:
+            first.append(b"the secret of the first")
+            path.write_bytes(first[0])
+            path.chmod(0o600)
+        link(beside, path)
+
+    monkeypatch.setattr(os, "link", somebody_was_first)
+    assert secret_of(tmp_path, create=True) == first[0]
+    assert [path.name for path in tmp_path.iterdir()] == ["secret"]
