@@ -94,7 +94,6 @@ class LedgerFile:
         """Read everything; what was queued and not flushed is forgotten."""
         with self._writing, self._translated():
             self._queued.clear()
-            self._broken = False
             run = self._connection.execute
             found = run("SELECT seq, body, crc FROM snapshot WHERE id = 1").fetchone()
             seq, snapshot = (0, None) if found is None else (found[0], json.loads(self._whole(found[1], found[2])))
@@ -106,7 +105,7 @@ class LedgerFile:
                     records.append((step, body))
                 elif step is not None:
                     steps.append((step, body))
-            self._flushed = max(seq, rows[-1][0] if rows else 0)
+            self._flushed, self._broken = max(seq, rows[-1][0] if rows else 0), False
         return Replay(snapshot, records, steps)
 
     @property

@@ -114,12 +114,12 @@ def grant_of(ledger: Ledger, held: Held, expires: float) -> Grant:
 def judged(ledger: Ledger, listed: Sequence[Listed]) -> list[bool]:
     """Say of every contribution (shard, fence, start, stop) whether it may be recorded, together with those before it.
 
-    It may if its fence is that of a living lease on the shard, which has all of the positions still to do.
+    It may if its fence is that of a living lease on the shard, which has all of the positions, one at least, to do.
     """
     answers, taken = list[bool](), dict[int, RangeSet]()
     for shard, fence, start, stop in listed:
         held = ledger.held.get(fence)
-        good = held is not None and held.part.shard == shard and 0 <= start <= stop
+        good = held is not None and held.part.shard == shard and 0 <= start < stop
         if held is not None and good:
             place, end = held.part.first + start, held.part.first + stop
             before = taken.setdefault(fence, RangeSet())

@@ -40,19 +40,21 @@ class KeptLedger:
         self.config, self._rebuilt = config, rebuilt
         self.lock, self._depth, self._failures = threading.RLock(), 0, 0
         self._file = None if path is None else LedgerFile(path, durability)
+        self.ledger, self.steps, self._remembered = Ledger(config), dict[int, str](), 0
+        self._seq = self._snapshot_seq = 0
+        self._stale = True
         self._reload()
 
     def _reload(self) -> None:
-        """Begin at the last durable moment."""
-        self.steps, self._remembered = dict[int, str](), 0
-        self._seq = self._snapshot_seq = 0
-        ledger = Ledger(self.config)
+        """Begin at the last durable moment; where the log cannot be read, nothing is answered until it can be."""
+        self._stale = True
+        ledger, steps = Ledger(self.config), list[tuple[int, str]]()
+        end = since = 0
         if self._file is not None:
             found = self._file.replay()
             if found.snapshot is not None:
                 ledger = load(check_state(found.snapshot, self.config), self.config)
-            for earlier, body in found.earlier_steps:
-                self._remember(earlier, body)
+            steps += found.earlier_steps
             for step, body in found.records:
                 record = json.loads(body)
                 if record[0] == "settings":
@@ -60,21 +62,30 @@ class KeptLedger:
                 elif step is None:
                     ledger.apply(record)
                 else:
-                    self._remember(step, body)
+                    steps.append((step, body))
                     ledger.apply([*record, step])
-            self._seq = self._file.end
-            self._snapshot_seq = self._seq - len(found.records)
-        self.ledger = ledger
+            end, since = self._file.end, self._file.end - len(found.records)
+            if end == 0:
+                end = 1
+                self._file.append(1, json.dumps(["settings", self.config.pinned()]))
+                self._file.flush(1)
+        self.ledger, self.steps, self._remembered = ledger, {}, 0
+        self._seq, self._snapshot_seq = end, since
+        for step, body in steps:
+            self._remember(step, body)
+        self._stale = False
         self._rebuilt(ledger)
-        if self._file is not None and self._seq == 0:
-            self._seq = 1
-            self._file.append(1, json.dumps(["settings", self.config.pinned()]))
-            self._file.flush(1)
 
     @contextmanager
     def together(self) -> Iterator[None]:
-        """Make the changes of a block durable with one write, at its end; other threads wait for the block only."""
+        """Make the changes of a block durable with one write, at its end; other threads wait for the block only.
+
+        Raises:
+            StoreError: If a write failed, now or before, and the log could not be read since; nothing is kept of it.
+        """
         with self.lock:
+            if self._stale:
+                self._reload()
             self._depth += 1
             try:
                 yield

@@ -220,3 +220,33 @@ def test_records_behind_a_snapshot_mean_what_they_meant_before_it(tmp_path) -> N
     queue.shut()
     again = ShardQueue(tmp_path / "q.db", CONFIG)
     assert (again.state(), again.counts()) == (state, counts)
+
+
+def test_nothing_is_answered_after_a_failed_write_until_the_log_can_be_read(tmp_path, monkeypatch) -> None:
+    """A write fails, and so does reading the log: what is said then must be as durable as ever."""
+    queue = opened(tmp_path / "q.db")
+    grant = queue.lease("w0")
+    write, replay, broken = LedgerFile._write, LedgerFile.replay, [True]
+
+    def broken_write(self, batch) -> None:
+        if broken:
+            raise sqlite3.OperationalError("disk I/O error")
+        write(self, batch)
+
+    def broken_replay(self):
+        if broken:
+            raise StoreError("Log", got="disk I/O error")
+        return replay(self)
+
+    monkeypatch.setattr(LedgerFile, "_write", broken_write)
+    monkeypatch.setattr(LedgerFile, "replay", broken_replay)
+    part = [Contribution(grant.shard, grant.fence, 0, 8)]
+    for _ in range(2):
+        with pytest.raises(StoreError, match="I/O error"):
+            queue.commit(0, part)
+    broken.clear()
+    assert queue.commit(0, part) == [True]
+    assert queue.counts().pending == 8
+    queue.shut()
+    again = ShardQueue(tmp_path / "q.db", CONFIG)
+    assert (again.counts().pending, again.recorded(0)) == (8, part)

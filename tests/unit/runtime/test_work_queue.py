@@ -231,3 +231,12 @@ def test_a_thousand_workers_cost_microseconds_each(queue_of) -> None:
         return min(best)
 
     assert seconds(1000) < 5 * seconds(10)
+
+
+def test_a_contribution_of_nothing_is_refused(queue_of, part) -> None:
+    queue = queue_of(8)
+    grant = queue.lease("w0")
+    parts = [part(grant, 0, 8), part(grant, 8, 8)]
+    assert queue.commit(0, parts) == [True, False]
+    assert queue.counts().pending == 0
+    assert queue.commit(0, parts[:1]) == [True]
