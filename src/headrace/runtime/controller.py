@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import statistics
 import time
 from collections import deque
@@ -29,9 +30,13 @@ from headrace.runtime.balance import batch_scale, share_batch
 from headrace.runtime.monitor import Monitor, MonitorConfig, View
 from headrace.runtime.solutions import Solution
 
+_log = logging.getLogger(__name__)
 DECISIONS_KEPT = 1000
+NOTED_KEPT = 20
 NOTHING_EVERY_S = 60.0
 """Seconds after which the same reason for doing nothing is logged again."""
+AWAITED_S = 1800.0
+"""Seconds after which a node that was ordered and never came may be ordered again."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,6 +50,7 @@ class ControllerConfig:
         ignored: Steps under a new plan whose samples are not looked at.
         keep: `global`: the batch stays when workers come or go. `per_worker`: rows per worker stay, the batch changes.
         rate_rule: How learning rates follow another global batch: `linear`, `sqrt` or `none`.
+        leaves_out: Whether a step can do without some workers: gradients are added in one place.
         monitor: How speeds are watched.
     """
 
@@ -54,6 +60,7 @@ class ControllerConfig:
     ignored: int = 1
     keep: str = "global"
     rate_rule: str = "linear"
+    leaves_out: bool = True
     monitor: MonitorConfig = field(default_factory=MonitorConfig)
 
     def __post_init__(self) -> None:
@@ -75,6 +82,10 @@ class Controller:
         solution: Who decides.
         config: How decisions become plans.
         log: File to which every decision is written, one JSON object a line; None: kept in memory alone.
+
+    Attributes:
+        decisions: The newest of this controller.
+        noted: The newest lines of the log, with those of controllers before this one.
 
     Thread-safety:
         None of its own; the head calls it under one lock.
@@ -100,11 +111,14 @@ class Controller:
         self.solution, self.config = solution, config
         self.monitor = Monitor(config.monitor)
         self.decisions: deque[Decision] = deque(maxlen=DECISIONS_KEPT)
+        self.noted: deque[Mapping[str, Any]] = deque(maxlen=NOTED_KEPT)
         self.batch = config.batch
         self.learned = 0
         self.shares: dict[str, float] = {}
         self.attempts: dict[str, int] = {}
-        self._log = log
+        self._log, self._torn = log, False
+        if log is not None and log.is_file():
+            self.noted.extend(read_decisions(log))
         self._plans: list[tuple[int, Plan]] = [(0, Plan({}))]
         self._asked, self._committed, self._agreed = -1, -1, -1
         self._per_worker: float | None = None
@@ -213,6 +227,7 @@ class Controller:
             self._asked = self._committed
         if step < self._agreed:  # a change is under way
             return []
+        self._give_up(now)
         made = []
         for decision in self.solution.decide(self.view(now, rows_left)):
             done = self._carry_out(replace(decision, step=step, solution=type(self.solution).__name__), now)
@@ -262,6 +277,8 @@ class Controller:
         elif isinstance(action, AdjustRate):
             plan = replace(plan, rate=action.factor)
         elif isinstance(action, Backup):
+            require(self.config.leaves_out or not action.count, "Backup workers", got="gradients added by all workers",
+                    expected="gradients added at the head", do="Set sums='head' (--sums head).")  # fmt: skip
             names = self.monitor.nodes("worker")
             plan = replace(plan, backup=action.count, sizes=self._sizes(names, action.count, unequal=False))
         self._put(first, plan)
@@ -305,14 +322,32 @@ class Controller:
         self._orders.append(action)
         return self._note(decision, now)
 
+    def _give_up(self, now: float) -> None:
+        """Wait no longer for nodes that were ordered long ago."""
+        late = {name for name, since in self._moving.items() if now - since > AWAITED_S}
+        for name in late:
+            del self._moving[name]
+            self.monitor.event(name, "never came", now)
+        self._awaited = [each for each in self._awaited if each[0] not in late]
+
     def _note(self, decision: Decision, now: float) -> Decision:
         decision = replace(decision, time_s=now)
         self.decisions.append(decision)
         if self._log is not None:
-            line = {**decision.to_json(), "time": time.time()}
-            with self._log.open("a", encoding="utf-8") as file:
-                file.write(json.dumps(line) + "\n")
+            self._write({**decision.to_json(), "time": time.time()}, self._log)
         return decision
+
+    def _write(self, line: Mapping[str, Any], log: Path) -> None:
+        """Write a line; a full disk must not end what the decision is about."""
+        self.noted.append(line)
+        before = "\n" if self._torn else ""
+        try:
+            with log.open("a", encoding="utf-8") as file:
+                file.write(f"{before}{json.dumps(line)}\n")
+            self._torn = False
+        except OSError as error:
+            self._torn = True  # half of it may be there
+            _log.warning("decisions: %s", error)
 
 
 def _touched(order: NodeAction) -> tuple[str, ...]:
@@ -323,8 +358,12 @@ def _touched(order: NodeAction) -> tuple[str, ...]:
 
 
 def read_decisions(log: Path) -> Iterator[Mapping[str, Any]]:
-    """Yield the decisions of a log; a last line that was cut off by a crash is left out."""
-    with log.open(encoding="utf-8") as file:
+    """Yield the decisions of a log; lines that a crash or a full disk has cut off are left out."""
+    with log.open(encoding="utf-8", errors="replace") as file:
         for line in file:
-            if line.endswith("\n"):
-                yield json.loads(line)
+            try:
+                found = json.loads(line)
+            except ValueError:
+                continue
+            if isinstance(found, dict):
+                yield found

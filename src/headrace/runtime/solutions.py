@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, is_dataclass
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, ClassVar, Protocol, runtime_checkable
 
 import numpy as np
 
@@ -93,6 +93,7 @@ class BackupWorkers:
         Chen et al. 2016 (arXiv 1604.00981); there the late gradients' samples are lost, here they go back to the queue.
     """
 
+    backs_up: ClassVar[bool] = True
     count: int = 1
 
     def __post_init__(self) -> None:
@@ -152,6 +153,17 @@ class Together:
     def decide(self, view: View) -> Sequence[Decision]:
         """Return the decisions of all."""
         return tuple(decision for solution in self.solutions for decision in solution.decide(view))
+
+
+def backs_up(solution: object) -> bool:
+    """Return whether a solution, or one inside it, says that it orders backup workers (`backs_up = True`).
+
+    Example:
+        >>> backs_up(Together(solutions=(Static(), BackupWorkers()))), backs_up(LbBsp())
+        (True, False)
+    """
+    inside = getattr(solution, "solutions", ())
+    return bool(getattr(solution, "backs_up", False)) or any(backs_up(one) for one in inside)
 
 
 def rounded(values: Sequence[float] | np.ndarray[Any, np.dtype[np.float64]]) -> list[float | None]:

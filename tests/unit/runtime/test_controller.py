@@ -18,7 +18,7 @@ from headrace.runtime.actions import (
     Remove,
     Restart,
 )
-from headrace.runtime.controller import NOTHING_EVERY_S, Controller, ControllerConfig, read_decisions
+from headrace.runtime.controller import AWAITED_S, NOTHING_EVERY_S, Controller, ControllerConfig, read_decisions
 
 
 class Scripted:
@@ -199,3 +199,34 @@ def test_settings_are_checked(wrong) -> None:
 def test_unknown_kinds_are_refused() -> None:
     with pytest.raises(ConfigError, match="'worker'"):
         controller().join("x", "wroker", 0.0)
+
+
+def test_a_full_disk_ends_nothing_and_its_torn_lines_are_left_out(tmp_path) -> None:
+    log = tmp_path / "there" / "decisions.jsonl"
+    own = Controller(Scripted(Add(1), Restart("worker-0"), AdjustRate(0.5)), ControllerConfig(batch=4), log=log)
+    own.join("worker-0", "worker", 0.0)
+    own.tick(1.0, 0)  # there is no such folder
+    log.parent.mkdir()
+    log.write_text('{"action": "Add 1", "ord')  # and this much of it may have been written
+    own.tick(2.0, 1)
+    own.tick(3.0, 2)
+    assert [line["action"] for line in read_decisions(log)] == ["Restart worker-0", "AdjustRate 0.5"]
+    assert [line["action"] for line in own.noted] == ["Add 1", "Restart worker-0", "AdjustRate 0.5"]
+    later = Controller(Scripted(), ControllerConfig(batch=4), log=log)
+    assert [line["action"] for line in later.noted] == ["Restart worker-0", "AdjustRate 0.5"]
+
+
+def test_a_node_that_never_comes_may_be_ordered_again() -> None:
+    own = controller(Restart("worker-0"), Restart("worker-0"), Restart("worker-0"))
+    own.tick(1.0, 0)
+    own.done(own.orders()[0], 2.0)
+    own.tick(AWAITED_S, 1)
+    assert own.orders() == []
+    own.tick(AWAITED_S + 2.0, 2)
+    assert own.orders() == [Restart("worker-0")]
+
+
+def test_nobody_is_left_out_where_all_workers_make_the_sums() -> None:
+    with pytest.raises(ConfigError, match="sums"):
+        controller(Backup(1), leaves_out=False).tick(0.0, 0)
+    controller(Backup(0), leaves_out=False).tick(0.0, 0)
