@@ -5,6 +5,7 @@ Ray places, watches nodes and passes messages of a few hundred bytes. Rows, grad
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 import logging
 import sys
@@ -178,7 +179,7 @@ class RayLauncher:
             return self._ray.get(answer, timeout=timeout_s)
         except errors.RayTaskError as error:
             raise (error.cause if isinstance(error.cause, Exception) else error) from None
-        except (errors.RayActorError, errors.GetTimeoutError) as error:
+        except errors.RayError as error:
             raise WorkerLost(f"Process '{name}'", got=f"{type(error).__name__} of its actor", expected="an answer",
                              do="Has the cluster room for it, and is its node alive?") from error  # fmt: skip
 
@@ -199,7 +200,7 @@ class RayLauncher:
         errors = self._ray.exceptions
         try:
             ends = self._ray.get(answer)
-        except errors.RayActorError as error:
+        except errors.RayError as error:  # whatever it is: what cannot be asked any more counts as gone
             ends = [(name, LOST, f"{type(error).__name__}: its node or its actor is gone")]
         if not ends:
             member.waiting = member.actor.exits.remote(LONG_POLL_S)
@@ -243,20 +244,25 @@ class RayLauncher:
     def pid(self, name: str) -> int | None:
         """Return the process id on its node; None when it does not run."""
         actor = self._living(name)
-        found: int | None = None if actor is None else self._get(name, actor.pid.remote())
-        return found
+        with contextlib.suppress(WorkerLost):  # its end is told in a moment
+            found: int | None = None if actor is None else self._get(name, actor.pid.remote())
+            return found
+        return None
 
     def signal(self, name: str, number: int) -> bool:
         """Send a signal; returns False when there was nobody to receive it."""
         actor = self._living(name)
-        return actor is not None and bool(self._get(name, actor.signal.remote(number)))
+        with contextlib.suppress(WorkerLost):  # there was nobody
+            return actor is not None and bool(self._get(name, actor.signal.remote(number)))
+        return False
 
     def stop(self, name: str, timeout_s: float = 10.0) -> None:
         """Ask a process to end (SIGTERM), then make it (SIGKILL)."""
         actor = self._living(name)
         if actor is None:
             return
-        self._get(name, actor.stop.remote(timeout_s), timeout_s + CALL_S)
+        with contextlib.suppress(WorkerLost):  # gone before it was asked
+            self._get(name, actor.stop.remote(timeout_s), timeout_s + CALL_S)
         with self._changed:
             self._changed.wait_for(lambda: self._members[name].end is not None, CALL_S)
 
