@@ -39,8 +39,9 @@ from headrace.papers.antdt.real import (
     run_cells,
     worse_than_best,
 )  # fmt: skip
-from headrace.papers.antdt.recipe import METHODS, OURS, OURS_ASYNC, PATTERNS, Work, measured
+from headrace.papers.antdt.recipe import METHODS, OURS, OURS_ASYNC, PATTERNS, measured
 from headrace.papers.antdt.scale import SIZES, at_size, decision_cost, simulated_table
+from headrace.papers.antdt.work import Work
 from headrace.runtime import Overheads
 
 SETTINGS = {

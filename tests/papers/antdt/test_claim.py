@@ -11,8 +11,9 @@ import pytest
 from headrace.errors import ConfigError
 from headrace.papers.antdt.claim import TYPICAL, render, run
 from headrace.papers.antdt.real import Cell, auc_apart, auc_lost, goal_of, limit, predicted, worse_than_best
-from headrace.papers.antdt.recipe import METHODS, PATTERNS, Work
+from headrace.papers.antdt.recipe import METHODS, PATTERNS
 from headrace.papers.antdt.scale import at_size, decision_cost, simulated_table
+from headrace.papers.antdt.work import Work
 
 WORK = Work(rows=16_000, batch_rows=80, step_s=0.2)
 FIGURES = {f"{name}/{pattern}" for pattern in PATTERNS

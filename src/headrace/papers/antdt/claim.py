@@ -24,8 +24,9 @@ from headrace.papers.antdt.real import (
     run_cells,
     worse_than_best,
 )  # fmt: skip
-from headrace.papers.antdt.recipe import METHODS, OURS, PATTERNS, Work
+from headrace.papers.antdt.recipe import METHODS, OURS, PATTERNS
 from headrace.papers.antdt.scale import SIZES, at_size, decision_cost, simulated_table
+from headrace.papers.antdt.work import Work
 from headrace.runtime import Overheads
 
 _log = logging.getLogger(__name__)

@@ -7,7 +7,8 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from headrace.papers.antdt.recipe import IDS_BY_ROW, METHODS, OURS, OURS_ASYNC, Work, measured
+from headrace.papers.antdt.recipe import METHODS, OURS, OURS_ASYNC, measured
+from headrace.papers.antdt.work import IDS_BY_ROW, Work
 from headrace.runtime import Bound, Overheads, SimulatedJob, bound, simulate
 
 _log = logging.getLogger(__name__)

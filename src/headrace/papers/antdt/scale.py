@@ -8,7 +8,8 @@ from dataclasses import replace
 
 import numpy as np
 
-from headrace.papers.antdt.recipe import METHODS, ND, PATTERNS, Work
+from headrace.papers.antdt.recipe import METHODS, ND, PATTERNS
+from headrace.papers.antdt.work import Work
 from headrace.runtime import Controller, ControllerConfig, Overheads, SimulatedJob, simulate
 
 SIZES = (4, 32, 256, 1000)
