@@ -82,7 +82,7 @@ class Recovery:
             shape, blows = Shape(silence_s=silence_s), [Blow(kind=kind) for kind in kinds]
             others = [Blow(kind="kill", role=role) for role in self.plan.roles] if silence_s == last else []
             mine = {blow: list[Stall]() for blow in [*blows, *others]}
-            theirs = {blow: list[Stall]() for blow in blows}
+            theirs = {blow: list[Stall | None]() for blow in blows}
             for number in range(self.plan.rounds):
                 chosen = [*blows, *(others if number < self.plan.role_rounds else [])]
                 turns = [partial(self._ours, shape, chosen, mine), partial(self._torchft, shape, theirs)]
@@ -102,12 +102,14 @@ class Recovery:
             into[blow].append(stall)
             self._told("headrace", shape, blow, stall)
 
-    def _torchft(self, shape: Shape, into: dict[Blow, list[Stall]]) -> None:
+    def _torchft(self, shape: Shape, into: dict[Blow, list[Stall | None]]) -> None:
         for blow in into if self.peer_missing is None else ():
             try:
-                into[blow].append(torchft_peer.run(shape, blow, self._place()))
-                self._told("torchft", shape, blow, into[blow][-1])
+                stall = torchft_peer.run(shape, blow, self._place())
+                into[blow].append(stall)
+                self._told("torchft", shape, blow, stall)
             except PeerFailed as error:
+                into[blow].append(None)  # so that rounds stay beside each other
                 self.figures.notes.append(f"torchft, {blow.kind}, {shape.silence_s:g} s: {error}.")
 
     @staticmethod
@@ -115,7 +117,7 @@ class Recovery:
         say(f"{name}, {blow.kind} the {blow.role}, silence {shape.silence_s:g} s: stall {stall.seconds:.2f} s, "
             f"{stall.redone} step(s) again")  # fmt: skip
 
-    def _compared(self, silence_s: float, kind: str, mine: list[Stall], theirs: list[Stall]) -> None:
+    def _compared(self, silence_s: float, kind: str, mine: list[Stall], theirs: list[Stall | None]) -> None:
         first = silence_s == self.plan.blows[0][0]
         tail = ("" if kind == "kill" else f"/{kind}") + ("" if first else f"/silence_{silence_s:g}_s")
         # A frozen worker is known by its silence alone, on both sides; a dead one by its connection, on ours.
@@ -125,14 +127,15 @@ class Recovery:
         self.figures.add(f"steps_redone{tail}", [float(max(stall.redone for stall in mine))], unit="steps",
                          goal=Goal("<=", 1.0))  # fmt: skip
         below = Goal("<=", 0.99) if killed else None
-        pairs = [one.seconds / other.seconds for one, other in zip(mine, theirs, strict=False)]
+        ran = [stall for stall in theirs if stall is not None]
+        pairs = [one.seconds / other.seconds for one, other in zip(mine, theirs, strict=False) if other is not None]
         if pairs:
-            self.figures.add(f"stall_s{tail}/torchft", [stall.seconds for stall in theirs], unit="s")
+            self.figures.add(f"stall_s{tail}/torchft", [stall.seconds for stall in ran], unit="s")
             self.figures.add(f"stall_vs_torchft{tail}", pairs, goal=below)
         else:
             self.figures.missing(f"stall_vs_torchft{tail}", self.peer_missing or "torchft did not run", goal=below)
         self._row(f"{kind} a worker, {silence_s:g} s", "headrace", mine)
-        self._row(f"{kind} a worker, {silence_s:g} s", "torchft", theirs)
+        self._row(f"{kind} a worker, {silence_s:g} s", "torchft", ran)
 
     def _role(self, role: str, silence_s: float, mine: list[Stall]) -> None:
         self.figures.add(f"stall_s/{role}", [stall.seconds for stall in mine], unit="s")

@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -94,14 +95,24 @@ def run(shape: Shape, blow: Blow, folder: Path) -> Stall:
         )
         (folder / "stop").touch()
         times = [_committed(folder, index) for index in survivors]
-        redone = max(sum(1 for line in _lines(folder, index) if line[1] == 0) for index in survivors)
-        return Stall(longest_gap(times, struck), redone, struck)
+        again = max(redone(_lines(folder, index), struck) for index in survivors)
+        return Stall(longest_gap(times, struck), again, struck)
     finally:
         for process in [*processes, house]:
             process.kill()
             process.wait()
         if house.stdout is not None:
             house.stdout.close()
+
+
+def redone(lines: Sequence[Sequence[float]], struck: float) -> int:
+    """Return how many steps of a replica were not committed after a blow; those that fail while all start are others.
+
+    Example:
+        >>> redone([[0, 0, 0.0, 0.1, 2], [0, 1, 0.1, 0.2, 4], [1, 0, 0.2, 1.4, 3], [1, 1, 1.4, 1.5, 3]], struck=0.3)
+        1
+    """
+    return sum(line[1] == 0 and line[3] > struck for line in lines)
 
 
 def _lines(folder: Path, index: int) -> list[list[float]]:
