@@ -2,7 +2,7 @@
 
     python -m serve_contenders.publishing FOLDER ROWS ROWS_OF_A_VERSION VERSIONS_PER_S
 
-It publishes until its standard input ends, and prints how many versions it made.
+It says that it is ready, and publishes until its standard input ends.
 """
 
 from __future__ import annotations
@@ -46,8 +46,14 @@ def publishing(folder: Path, rows: int, changed: int, per_s: float) -> Iterator[
         yield
     finally:
         process.stdin.close()
-        process.wait(timeout=60)
-        process.stdout.close()
+        try:
+            process.wait(timeout=60)
+        except subprocess.TimeoutExpired as error:
+            process.kill()
+            process.wait()
+            raise ServerFailed("the publisher did not end within 60 s") from error
+        finally:
+            process.stdout.close()
 
 
 def _rows_change(places: np.ndarray, seed: int) -> RowChange:
