@@ -3,12 +3,13 @@
 # make test-all  the slow ones too: kill -9 at random points, whole claims, live peers
 # make check     style, types, floors
 # make bench     every benchmark against its peer, quickly (BENCH=--full for the whole ones)
-# make bench-table  the table engine against its peers (ARGS="--quick --json"); `make peers` installs them
+# make peers     install what benchmarks compare with, in environments of their own under build/
+# make bench-table  the table engine against its peers (ARGS="--quick --json")
 # make bench-pipeline  whole training steps against their bound and their peers, from files on disk
 # make bench-serve    ranking over HTTP beside Ray Serve and FastAPI with torch, and the arithmetic bound
 # make bench-freshness  from an accepted click to an answer that learned it, at 2,000 events a second
-# make bench-stragglers what slow workers and servers cost, and what is done about it; half an hour
-# make bench-recovery   what the death of a process costs, beside torchft
+# make bench-stragglers  what slow workers and servers cost, and what is done about it; half an hour
+# make bench-recovery  what the death of a process costs, beside torchft
 # make docs      the documentation site, in site/
 # Every target sets up by itself: .venv, packages pinned by constraints.txt, the native table.
 
@@ -32,7 +33,7 @@ ifeq ($(origin HEADRACE_DATA),undefined)
 endif
 
 help:
-	@sed -n 's/^# //p' Makefile | head -10
+	@sed -n '/^# make /s/^# //p' Makefile
 
 venv:
 	@scripts/environment.sh packages
@@ -105,12 +106,11 @@ bench-stragglers: build
 bench-recovery: build
 	@$(PY) benchmarks/recovery.py $(ARGS)
 
-# FBGEMM and TorchRec, in an environment of their own under build/.
+# Each in an environment of its own; all are tried before the target fails.
 peers: venv
-	@scripts/peers.sh
-	@scripts/peers_serve.sh
-	@scripts/peers_rlhf.sh
-	@scripts/peers_elastic.sh
+	@failed=""; for script in peers peers_serve peers_rlhf peers_elastic; do \
+	  scripts/$$script.sh || failed="$$failed $$script.sh"; \
+	done; if [ -n "$$failed" ]; then echo "make peers:$$failed failed" >&2; exit 1; fi
 
 docs: venv
 	@NO_MKDOCS_2_WARNING=1 $(PY) -m mkdocs build --strict
