@@ -17,6 +17,8 @@ from headrace.config import require
 from headrace.testing.closing import Closing
 
 CHUNK_BYTES = 1 << 14
+CLOSED_S = 0.05
+"""Seconds between two looks at whether a proxy was closed meanwhile."""
 QUEUE_CHUNKS = 256
 Way = Literal["there", "back"]
 WAYS: tuple[Way, ...] = ("there", "back")
@@ -127,15 +129,17 @@ class TcpProxy(Closing):
         self._listener.close()
 
     def _call(self, what: Callable[[], object]) -> None:
-        """Run a function in the proxy's thread and wait until it has run."""
+        """Run a function in the proxy's thread and wait until it has run; one that has ended has nothing to change."""
         done = threading.Event()
 
         def run() -> None:
             what()
             done.set()
 
-        self._loop.call_soon_threadsafe(run)
-        done.wait()
+        with contextlib.suppress(RuntimeError):  # the loop is closed
+            self._loop.call_soon_threadsafe(run)
+        while not done.wait(CLOSED_S) and not self._loop.is_closed():
+            pass
 
     def _serve(self) -> None:
         with contextlib.closing(self._loop):

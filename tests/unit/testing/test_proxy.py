@@ -210,6 +210,14 @@ def test_closing_in_a_partition_does_not_hang(echo) -> None:
     assert not proxy._thread.is_alive()
 
 
+def test_a_proxy_that_was_closed_has_nothing_to_heal(echo) -> None:
+    """A plan of faults may end after what it struck."""
+    with TcpProxy(echo) as proxy:
+        proxy.partition()
+    for change in (proxy.heal, proxy.partition, proxy.cut, proxy.close):
+        change()
+
+
 def test_a_proxy_that_was_never_entered_closes() -> None:
     proxy = TcpProxy(("127.0.0.1", 9))
     proxy.close()
