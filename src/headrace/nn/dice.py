@@ -80,4 +80,5 @@ class _Dice(torch.autograd.Function):
         to_normed, _, _ = torch.ops.aten.native_batch_norm_backward(
             steep, inputs, None, mean, variance, own_mean, own_scale, ctx.learns, DICE_EPSILON, [True, False, False]
         )  # fmt: skip
-        return torch.addcmul(to_normed, grad, torch.addcmul(slope, share, 1.0 - slope)), to_slope, None, None, None
+        to_inputs = to_normed.addcmul_(grad, torch.addcmul(slope, share, 1.0 - slope))
+        return to_inputs, to_slope, None, None, None
