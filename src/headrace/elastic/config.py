@@ -52,6 +52,8 @@ class ElasticConfig:
         heartbeat_s: Between two signs of life of a process.
         silence_s: After so long without one a process counts as lost.
         start_s: How long the head waits for all workers before it begins with those that are there.
+        lookup_wait_s: How long a look-up waits at a table server for the step that it has to see.
+        prepared_bytes: Gradients that a table server holds until their steps count, all together.
         checkpoint_every: Steps between two checkpoints; 0: only at the end.
         audit: Count in a table of the model how often each example was learned.
         checkpoints: Folder of checkpoints, which head and servers must see alike; None: in the run's folder.
@@ -83,6 +85,8 @@ class ElasticConfig:
     heartbeat_s: float = 0.15
     silence_s: float = 2.0
     start_s: float = 60.0
+    lookup_wait_s: float = 5.0
+    prepared_bytes: int = 2 << 30
     checkpoint_every: int = 0
     audit: bool = True
     publish: bool = True
@@ -92,7 +96,7 @@ class ElasticConfig:
 
     def __post_init__(self) -> None:
         require(":" in self.recipe, "ElasticConfig.recipe", got=self.recipe, expected="package.module:function")
-        for name in ("workers", "servers", "shard_rows"):
+        for name in ("workers", "servers", "shard_rows", "prepared_bytes"):
             require(getattr(self, name) >= 1, f"ElasticConfig.{name}", got=getattr(self, name), expected="at least 1")
         for name in ("batch_rows", "epochs"):
             value = getattr(self, name)
@@ -100,7 +104,7 @@ class ElasticConfig:
         require(self.max_staleness is None or self.max_staleness >= self.workers - 1, "ElasticConfig.max_staleness",
                 got=self.max_staleness, expected=f"at least {self.workers - 1}, or None",
                 do=f"Of {self.workers} workers that take turns, the last lags so much.")  # fmt: skip
-        for name in ("heartbeat_s", "start_s"):
+        for name in ("heartbeat_s", "start_s", "lookup_wait_s"):
             require(
                 getattr(self, name) > 0, f"ElasticConfig.{name}", got=getattr(self, name), expected="seconds above 0"
             )

@@ -309,6 +309,7 @@ def _told(change: RowChange) -> Reply:
 def serve_tables(
     number: int, configs: Sequence[TableConfig], secret: bytes, *, address: str = "127.0.0.1:0",
     folder: Path | None = None, dense: DenseServer | None = None, remote: bool = False,
+    limits: ServerLimits | None = None,
 ) -> tuple[Server, TableServer]:  # fmt: skip
     """Start a table server, which owns nothing yet; whoever leads gives it buckets by `restore`.
 
@@ -320,11 +321,12 @@ def serve_tables(
         folder: For copies; all servers and the head must see the same one.
         dense: The dense part, where this server keeps it.
         remote: Whether other machines may reach it; see `headrace.runtime.wire.Server`.
+        limits: What it waits for and holds.
 
     Returns:
         The socket's end, to be closed, and the server behind it.
     """
-    server = TableServer(number, configs, BucketMap.even([NOBODY]), folder=folder, dense=dense, limits=ServerLimits())
+    server = TableServer(number, configs, BucketMap.even([NOBODY]), folder=folder, dense=dense, limits=limits)
     wire = Server(_Answers(server, secret).methods(), address, secret, remote=remote)
     return wire, server
 

@@ -8,6 +8,8 @@ import numpy as np
 import pytest
 
 from headrace.elastic.buckets import BucketMap
+from headrace.elastic.config import ElasticConfig
+from headrace.elastic.server import limits_of
 from headrace.elastic.server_parts import ServerLimits
 from headrace.elastic.table_server import TableServer
 from headrace.elastic.transactions import Part
@@ -147,6 +149,16 @@ def test_too_much_that_waits_is_refused() -> None:
     server.prepare(named(1), 1, 0, part([7]))
     with pytest.raises(CapacityError, match="at most 100"):
         server.prepare(named(2), 1, 0, part([7, 8, 9]))
+
+
+def test_a_run_says_what_its_servers_wait_for_and_hold(tmp_path) -> None:
+    assert limits_of(ElasticConfig(recipe="a:b", folder=tmp_path)) == ServerLimits()
+    config = ElasticConfig(recipe="a:b", folder=tmp_path, lookup_wait_s=0.5, prepared_bytes=10)
+    config.write()
+    assert limits_of(ElasticConfig.read(tmp_path)) == ServerLimits(wait_s=0.5, prepared_bytes=10)
+    for wrong in ({"lookup_wait_s": 0.0}, {"prepared_bytes": 0}):
+        with pytest.raises(ConfigError, match=next(iter(wrong))):
+            ElasticConfig(recipe="a:b", folder=tmp_path, **wrong)
 
 
 def test_a_look_up_waits_for_its_step_but_not_for_ever() -> None:
