@@ -48,12 +48,12 @@ def run_role() -> None:
         run_server(given.folder, me)
     else:
         _threads()
-        from headrace.elastic.async_worker import run_async_worker
+        from headrace.elastic.async_worker import AsyncWorker
         from headrace.elastic.config import ElasticConfig
-        from headrace.elastic.worker import run_worker
+        from headrace.elastic.worker import Worker, run_worker
 
-        run = run_async_worker if ElasticConfig.read(given.folder).mode == "async" else run_worker
-        run(given.folder, me, given.head)
+        kind = AsyncWorker if ElasticConfig.read(given.folder).mode == "async" else Worker
+        run_worker(given.folder, me, given.head, kind)
 
 
 def _threads() -> None:

@@ -6,7 +6,6 @@ import logging
 import os
 import time
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 from headrace.elastic.async_step import AsyncStep
@@ -18,7 +17,6 @@ from headrace.elastic.transactions import Transaction
 from headrace.elastic.worker import AGAIN_S, Worker
 from headrace.errors import DataError, HeadraceError, LeaseLost, NumericError, WorkerLost
 from headrace.runtime.launch import Launched
-from headrace.runtime.wire import secret_of
 
 _log = logging.getLogger(__name__)
 IDLE_S = 0.02
@@ -104,22 +102,3 @@ class AsyncWorker(Worker):
         told: Mapping[str, Any] = self.call("push", {"transaction": transaction.text, "contributions": contributions,
                                                      **numbers}).fields  # fmt: skip
         return told
-
-
-def run_async_worker(folder: Path, me: Launched, head: str) -> None:
-    """Run a worker of an asynchronous run until the run has ended.
-
-    Args:
-        folder: Of the run.
-        me: What this process knows of itself.
-        head: Address of the head.
-    """
-    from headrace.elastic.finish import finish  # the end only: what it imports would make starts slow
-
-    worker = AsyncWorker(ElasticConfig.read(folder), me, head, secret_of(folder))
-    try:
-        worker.run()
-        finish(worker)
-    finally:
-        worker.agent.stop()
-        worker.ahead.close()

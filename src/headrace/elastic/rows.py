@@ -94,7 +94,7 @@ def joined(parts: Sequence[Batch]) -> Batch:
 
 
 class AheadReader:
-    """Reads the parts of coming steps in a thread of its own.
+    """Reads the parts of coming steps in a thread of its own, which begins with the first.
 
     Args:
         reader: Reads rows.
@@ -115,13 +115,15 @@ class AheadReader:
         self._found: dict[int, tuple[Sequence[Piece], Batch | None | BaseException]] = {}
         self._wanted: dict[int, Sequence[Piece]] = {}
         self._turn = threading.Condition()
-        threading.Thread(target=self._run, name="rows", daemon=True).start()
+        self._thread = threading.Thread(target=self._run, name="rows", daemon=True)
 
     def want(self, step: int, pieces: Sequence[Piece]) -> None:
         """Have the rows of a step read."""
         with self._turn:
             self._wanted[step] = pieces
         self._asked.put((step, pieces))
+        if self._thread.ident is None:
+            self._thread.start()
 
     def get(self, step: int) -> Batch | None:
         """Return the rows of a step that was wanted, once they are read.

@@ -305,18 +305,18 @@ class Worker:
         raise LeaseLost(f"Step {plan.step}", got=str(error), expected="finite numbers", do="It is done again.")
 
 
-def run_worker(folder: Path, me: Launched, head: str) -> None:
+def run_worker(folder: Path, me: Launched, head: str, kind: type[Worker] = Worker) -> None:
     """Run a worker until the run has ended.
 
     Args:
         folder: Of the run.
         me: What this process knows of itself.
         head: Address of the head.
+        kind: The class of the worker: that of the run's mode.
     """
     from headrace.elastic.finish import finish  # the end only: what it imports would make starts slow
 
-    config = ElasticConfig.read(folder)
-    worker = Worker(config, me, head, secret_of(folder))
+    worker = kind(ElasticConfig.read(folder), me, head, secret_of(folder))
     try:
         worker.run()
         finish(worker)
