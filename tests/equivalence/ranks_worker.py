@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from made_batches import ROWS, batches
 from torch import nn
 from torch.optim import Adam
 
@@ -22,34 +23,9 @@ from headrace.objectives import LogLoss
 from headrace.optim import CowClip, RowL2
 from headrace.store import Adam as RowAdam
 from headrace.store import AdmitCount, EmbeddingCollection, FeatureLookup, Ranks, ShardedTable, TableConfig, open_table
-from headrace.types import NO_VERSION, Batch, Jagged, Version
+from headrace.types import Batch, Version
 
-ROWS, STEPS = 24, 6
 CASES = ("sum", "mean", "bfloat16", "poisoned")
-
-
-def batches() -> list[Batch]:
-    """Return batches with two features of one table, and a history that is empty for some."""
-    draw = np.random.default_rng(3)
-    found = []
-    for step in range(STEPS):
-        lengths = draw.integers(0, 4, ROWS)
-        offsets = np.concatenate([[0], np.cumsum(lengths)])
-        one = torch.arange(ROWS + 1)
-        ids = {
-            "user": Jagged(torch.from_numpy(draw.integers(-8, 8, ROWS) + 6 * step), one),  # so that some expire
-            "item": Jagged(torch.from_numpy(draw.integers(0, 40, ROWS)), one),
-            "seen": Jagged(torch.from_numpy(draw.integers(0, 40, offsets[-1])), torch.from_numpy(offsets)),
-        }
-        times = torch.from_numpy(1_000_000 * (step + 1) + draw.integers(0, 1000, ROWS))
-        ones = torch.ones(ROWS)
-        found.append(Batch(
-            ids=ids, dense=torch.from_numpy(draw.random((ROWS, 2), np.float32)),
-            labels=torch.from_numpy((draw.random(ROWS) < 0.4).astype(np.float32)), weights=ones, event_times=times,
-            accepted_times=times, example_ids=torch.arange(ROWS) + step * ROWS, predictions=ones * float("nan"),
-            versions=torch.full((ROWS,), NO_VERSION), sample_rates=ones, extra={},
-        ))  # fmt: skip
-    return found
 
 
 def part(batch: Batch, ranks: Ranks) -> Batch:

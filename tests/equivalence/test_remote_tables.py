@@ -7,7 +7,7 @@ from contextlib import contextmanager
 
 import numpy as np
 import pytest
-import torch
+from made_batches import STEPS, batches
 from torch.optim import Adam
 
 from headrace.data import IdFeature, Schema, SequenceFeature
@@ -32,41 +32,15 @@ from headrace.store import (
 )
 from headrace.store import Adam as RowAdam
 from headrace.testing.equivalence import first_difference
-from headrace.types import NO_VERSION, Batch, Jagged, Version
+from headrace.types import Version
 
 SECRET = b"s" * 32
-ROWS, STEPS = 24, 6
 CONFIGS = (
     TableConfig(name="user", dim=4, rule=RowAdam(lr=0.05), ttl_s=4.0, seed=2,
                 transforms=(RowL2(weight=1e-3), CowClip(ratio=0.5, lower_bound=1e-3))),
     TableConfig(name="item", dim=4, rule=Adagrad(lr=0.05), admission=AdmitCount(2), seed=3),
     TableConfig(name="place", dim=4, rule=FTRL(), admission=AdmitSketch(2, cells_per_bucket=8, depth=2), seed=4),
 )  # fmt: skip
-
-
-def batches() -> list[Batch]:
-    """Return batches with two features of one table, and a history that is empty for some."""
-    draw = np.random.default_rng(3)
-    found = []
-    for step in range(STEPS):
-        lengths = draw.integers(0, 4, ROWS)
-        offsets = np.concatenate([[0], np.cumsum(lengths)])
-        one = torch.arange(ROWS + 1)
-        ids = {
-            "user": Jagged(torch.from_numpy(draw.integers(-8, 8, ROWS) + 6 * step), one),  # so that some expire
-            "item": Jagged(torch.from_numpy(draw.integers(0, 40, ROWS)), one),
-            "place": Jagged(torch.from_numpy(draw.integers(0, 60, ROWS)), one),
-            "seen": Jagged(torch.from_numpy(draw.integers(0, 40, offsets[-1])), torch.from_numpy(offsets)),
-        }
-        times = torch.from_numpy(1_000_000 * (step + 1) + draw.integers(0, 1000, ROWS))
-        ones = torch.ones(ROWS)
-        found.append(Batch(
-            ids=ids, dense=torch.from_numpy(draw.random((ROWS, 2), np.float32)),
-            labels=torch.from_numpy((draw.random(ROWS) < 0.4).astype(np.float32)), weights=ones, event_times=times,
-            accepted_times=times, example_ids=torch.arange(ROWS) + step * ROWS, predictions=ones * float("nan"),
-            versions=torch.full((ROWS,), NO_VERSION), sample_rates=ones, extra={},
-        ))  # fmt: skip
-    return found
 
 
 def learner(tables, case: str) -> RankLearner:
@@ -82,7 +56,7 @@ def learner(tables, case: str) -> RankLearner:
 
 def trajectory(one: RankLearner, between=lambda step: None) -> dict:
     found: dict = {"losses": []}
-    for step, batch in enumerate(batches()):
+    for step, batch in enumerate(batches(place=True)):
         found["losses"].append(float(one.learn(batch).total))
         if step == 2:
             found["first"] = one.changes(Version(-1))
