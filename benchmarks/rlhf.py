@@ -1,6 +1,6 @@
 """Language models: generation beside `transformers.generate`, and PPO beside TRL's, on one thread.
 
-    python benchmarks/rlhf.py [--quick] [--json] [--repeats 9] [--part generate|ppo|curves]
+    python benchmarks/rlhf.py [--quick] [--json] [--record FILE] [--repeats 9] [--part generate|ppo|curves]
 
 Ours and theirs take turns; the time is CPU time of the process that works, and a figure is the median ratio of
 neighbouring turns. Generation: the same weights, prompts of 16 tokens and completions of exactly 48, drawn at
@@ -31,10 +31,11 @@ import numpy as np
 import torch
 from rlhf_contenders.curves import ITERATIONS, first_policy, our_curve, their_curves
 from rlhf_contenders.ours import iteration
+from table_contenders.delivery import deliver
 from torch import Tensor
 
 from headrace.evaluate import ClaimRecord, ClaimTable, Goal
-from headrace.evaluate.claims import Estimate, render_tables
+from headrace.evaluate.claims import Estimate
 from headrace.nn import CausalSettings, CausalTransformer, save_causal
 from headrace.objectives.tokens import completion_log_probs, joined
 from headrace.serve import GenerateConfig, generate
@@ -201,7 +202,7 @@ def measure_ppo(repeats: int, record: ClaimRecord) -> list[tuple[str, ...]]:
     peer.close()
     rows, theirs = [], f"{tokens / statistics.median(times['TRL']):,.0f}"
     for name, figure, goal in (("own critic", "ppo_vs_trl/own_critic", None),
-                               ("shared trunk", "ppo_vs_trl", Goal(">=", 1.5))):  # fmt: skip
+                               ("shared trunk", "ppo_vs_trl/shared_trunk", Goal(">=", 1.5))):  # fmt: skip
         ratio = median_ratio(times["TRL"], times[name])
         record.add(figure, ratio, unit="x", goal=goal)
         rows.append((name, f"{tokens / statistics.median(times[name]):,.0f}", theirs, f"{ratio.value:.2f}"))
@@ -227,11 +228,22 @@ def measure_curves(seeds: range, record: ClaimRecord, iterations: int = ITERATIO
                                     ("", *(f"{place + 1}" for place in at)), tuple(rows)))  # fmt: skip
 
 
+def missing() -> list[str]:
+    """Return what was not measured beside, and why."""
+    notes = []
+    if importlib.util.find_spec("transformers") is None:
+        notes.append("transformers is not installed (the extra 'language'): generation has nothing beside it")
+    if not TRL.exists():
+        notes.append("TRL is not there (scripts/peers_rlhf.sh): PPO has nothing beside it")
+    return notes
+
+
 def main() -> int:
     """Measure and print; 3 when a goal was missed."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--quick", action="store_true", help="two turns, generation only")
     parser.add_argument("--json", action="store_true", help="print one JSON object")
+    parser.add_argument("--record", type=Path, help="write the result there too")
     parser.add_argument("--repeats", type=int, default=9, help="turns of each")
     parser.add_argument("--part", choices=["generate", "ppo", "curves"], help="measure this alone")
     arguments = parser.parse_args()
@@ -246,9 +258,10 @@ def main() -> int:
         record.tables.append(ClaimTable(f"PPO, {PPO_ROWS} completions of {PPO_NEW} tokens", heads, rows))
     if arguments.part == "curves" or not (arguments.part or arguments.quick):
         measure_curves(range(5), record)
-    result = record.to_json({"prompt": PROMPT, "new": NEW, "repeats": repeats, "threads": 1})
-    print(json.dumps(result, indent=2) if arguments.json else render_tables(result))
-    return 3 if any(figure["holds"] is False for figure in record.figures.values()) else 0
+    part = f" --part {arguments.part}" if arguments.part else " --quick" if arguments.quick else ""
+    result = record.to_json({"command": f"python benchmarks/rlhf.py{part} --repeats {repeats}", "prompt": PROMPT,
+                             "new": NEW, "repeats": repeats, "threads": 1, "notes": missing()})  # fmt: skip
+    return deliver(result, record=arguments.record, as_json=arguments.json)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Draws recorded benchmarks into docs/benchmarks.md: serving, slow nodes and deaths.
+"""Draws recorded benchmarks into docs/benchmarks.md: language models, serving, slow nodes and deaths.
 
     python scripts/draw_results.py
 
@@ -16,7 +16,7 @@ from typing import Any
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "benchmarks" / "results"
 PAGE = ROOT / "docs" / "benchmarks.md"
-SECTIONS = {"serving": ("serve", "freshness"), "machines": ("stragglers", "recovery")}
+SECTIONS = {"language": ("rlhf",), "serving": ("serve", "freshness"), "machines": ("stragglers", "recovery")}
 """What stands between the marks of each section."""
 
 

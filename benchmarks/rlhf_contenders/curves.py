@@ -30,10 +30,10 @@ from headrace.learn import KLControl, PolicyConfig, PolicyLearner
 from headrace.loop import EveryExamples, Loop, run
 from headrace.nn import ActorCritic, CausalSettings, CausalTransformer, ScoreModel, save_causal
 from headrace.objectives import PPO
-from headrace.online.rewarded import _NewestOnly
 from headrace.optim import clip_norm
 from headrace.publish import Replica
 from headrace.serve import GenerateConfig, LanguagePredictor
+from headrace.testing import DictPublisher
 from headrace.types import Batch, Events, Loss
 
 SIZES = CausalSettings(vocabulary=64, width=32, layers=2, heads=2, hidden=64, max_length=32, tied=False)
@@ -79,7 +79,7 @@ def our_curve(policy: CausalTransformer, seed: int, iterations: int = ITERATIONS
     join = EventJoin(JoinConfig(window_s=3600.0, lateness_s=0.0, positive=("reward",), value="reward"))
     run(Loop(source=MemorySource([prompts(asked(seed, iterations))]), predictor=predictor,
              feedback=RewardFeedback(share_of_good), joiner=EventJoiner(join, TokenCollator(completion_batch, ROWS)),
-             learner=learner, publisher=_NewestOnly(), cadence=EveryExamples(ROWS), read_rows=ROWS))  # fmt: skip
+             learner=learner, publisher=DictPublisher(), cadence=EveryExamples(ROWS), read_rows=ROWS))  # fmt: skip
     return learner.rewards
 
 

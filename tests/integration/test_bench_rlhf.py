@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import json
 import sys
 from pathlib import Path
 
@@ -50,6 +51,16 @@ def test_our_curve_rises_without_the_peer(rlhf, monkeypatch) -> None:
     assert row[0] == "ours"
     assert float(row[-1].split()[0]) > float(row[1].split()[0]) + 0.03
     assert record.figures == {}
+
+
+def test_the_result_is_recorded_and_printed_as_one_object(rlhf, monkeypatch, tmp_path, capsys) -> None:
+    pytest.importorskip("transformers", reason="the extra 'language' is not installed")
+    monkeypatch.setattr(sys, "argv", ["rlhf.py", "--quick", "--json", "--record", str(tmp_path / "rlhf.json")])
+    assert rlhf.main() in {0, 3}
+    printed = json.loads(capsys.readouterr().out)
+    assert printed == json.loads((tmp_path / "rlhf.json").read_text())
+    assert {"command", "notes"} <= set(printed["settings"])
+    assert "generate_vs_transformers/batch_8/1m" in printed["figures"]
 
 
 @pytest.mark.live
