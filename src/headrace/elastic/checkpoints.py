@@ -176,7 +176,7 @@ class ElasticCheckpoint:
             buckets = BucketMap(max(version, saved.map.version + 1), saved.map.owners.copy())
         else:
             buckets = BucketMap.even(sorted(servers), version)
-        record.moved(buckets)
+        record.moved(buckets, restored=True)
         directory.refresh()
         step, copies = (0, ()) if saved is None else (saved.step, saved.copies)
         _each(tuple(sorted(servers)), lambda number: directory.client(number).restore(buckets, step, copies))

@@ -72,7 +72,7 @@ class BucketDirectory:
 
     def __init__(self, buckets: BucketMap | None = None) -> None:
         self._lock = threading.Lock()
-        self._map, self._servers = buckets, dict[int, str]()
+        self._map, self._servers, self._since = buckets, dict[int, str](), 0
 
     @property
     def map(self) -> BucketMap:
@@ -97,11 +97,17 @@ class BucketDirectory:
         with self._lock:
             self._servers[number] = address
 
-    def moved(self, buckets: BucketMap) -> None:
-        """Take a map if it is newer than the one known."""
+    def moved(self, buckets: BucketMap, *, restored: bool = False) -> None:
+        """Take a map if it is newer than the one known.
+
+        Args:
+            buckets: The map.
+            restored: Whether it came about as all servers went back to a checkpoint.
+        """
         with self._lock:
             if self._map is None or buckets.version > self._map.version:
                 self._map = buckets
+                self._since = buckets.version if restored else self._since
 
     def fields(self) -> dict[str, Any]:
         """Return the record as plain values.
@@ -110,7 +116,8 @@ class BucketDirectory:
             ClusterError: If there is no map yet.
         """
         buckets = self.map
-        return {"map": buckets.fields(), "servers": {str(number): address for number, address in self.servers.items()}}
+        return {"map": buckets.fields(), "since": self._since,
+                "servers": {str(number): address for number, address in self.servers.items()}}  # fmt: skip
 
 
 class Directory(Generic[Server]):
@@ -120,11 +127,14 @@ class Directory(Generic[Server]):
         fetch: Asks the head for `BucketDirectory.fields`.
         connect: Makes the way to a server at an address.
 
+    Attributes:
+        since: Version of the map that the last restore made, as far as it is known here.
+
     Thread-safety: any thread.
     """
 
     def __init__(self, fetch: Callable[[], Mapping[str, Any]], connect: Callable[[str], Server]) -> None:
-        self._fetch, self._connect = fetch, connect
+        self._fetch, self._connect, self.since = fetch, connect, 0
         self._lock = threading.Lock()
         self._map: BucketMap | None = None
         self._addresses: dict[int, str] = {}
@@ -141,7 +151,7 @@ class Directory(Generic[Server]):
     def refresh(self) -> bool:
         """Ask again; return whether the map or an address has changed."""
         fields = self._fetch()
-        found = BucketMap.read(fields["map"])
+        found, self.since = BucketMap.read(fields["map"]), int(fields.get("since", 0))
         addresses = {int(number): str(address) for number, address in fields["servers"].items()}
         with self._lock:
             changed = self._map is None or found.version != self._map.version or addresses != self._addresses

@@ -68,12 +68,13 @@ class RemoteTables:
         self._attempt, self._sequence, self._marks = 0, -1, dict[str, int]()
 
     def open(self) -> int:
-        """Meet the servers; return the last step that all of them have applied.
+        """Meet the servers, by the newest map; return the last step that all of them have applied.
 
         Raises:
             RowRuleMismatch: If a server has other tables.
             WorkerLost: If one does not answer.
         """
+        self._directory.refresh()  # servers tell by it what was asked before they were restored
         prints = {name: fingerprint(config) for name, config in self.configs.items()}
         told = self._patiently(
             lambda _: self._each(self._directory.servers, lambda number: self._client(number).open(prints))
@@ -97,11 +98,16 @@ class RemoteTables:
         return {number: one.result() for number, one in zip(servers, asked, strict=True)}
 
     def _patiently(self, ask: Callable[[BucketMap], Answer]) -> Answer:
-        """Ask by the map; ask again by a newer one where a server says that the map is old."""
+        """Ask by the map; ask again by a newer one where a server says that the map is old.
+
+        A server that is lost is asked again where it is now; but not once everybody went back to a checkpoint: to wait
+        for steps that nobody knows any more would only delay the next epoch.
+        """
         end = time.monotonic() + self._patience_s
         while True:
+            buckets = self._directory.map
             try:
-                return ask(self._directory.map)
+                return ask(buckets)
             except StaleError:
                 if time.monotonic() > end:
                     raise
@@ -110,6 +116,8 @@ class RemoteTables:
             except WorkerLost:
                 if time.monotonic() > end or not self._directory.refresh():
                     raise  # it has not moved: it is dead
+                if self._directory.since > buckets.version:
+                    raise
 
     def fetch(self, ids: Mapping[str, IdArray]) -> dict[str, FloatArray]:
         """Return rows (U, D) of every table for distinct ids (U,).

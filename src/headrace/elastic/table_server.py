@@ -28,7 +28,7 @@ from headrace.elastic.server_copies import ServerCopies
 from headrace.elastic.server_load import ServerLoad
 from headrace.elastic.server_parts import ServerLimits
 from headrace.elastic.transactions import Part, Transaction, summed
-from headrace.errors import RowRuleMismatch, StaleError, StoreError, WorkerLost
+from headrace.errors import LeaseLost, RowRuleMismatch, StaleError, StoreError, WorkerLost
 from headrace.store import TableConfig, bucket_of
 from headrace.store.checked import CheckedTable
 from headrace.store.hashing import IdArray
@@ -114,6 +114,7 @@ class TableServer:
 
         Raises:
             StaleError: If an id's bucket is not here (any more).
+            LeaseLost: If the step will never be applied: the server was restored since that map.
             WorkerLost: If the step is not applied in time.
             StoreError: If the server has to be restored, or a table is unknown.
         """
@@ -129,6 +130,9 @@ class TableServer:
 
     def _ready(self, version: int, after: int, ids: Mapping[str, IdArray]) -> tuple[tuple[Holding, ...], IdArray]:
         with self.state:
+            if version < self._since and self.applied < after:  # `after` is a step of the history that was given up
+                raise LeaseLost(f"Table server {self.number}", got=f"a restore to step {self.applied}",
+                                expected=f"step {after}", do="Enter again: everybody went back.")  # fmt: skip
             self._wait_for(after)
             if version != self.map.version:
                 for one in ids.values():

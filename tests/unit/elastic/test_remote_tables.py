@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import replace
 
 import numpy as np
@@ -96,6 +97,19 @@ def test_a_dead_server_is_told_at_once_and_a_replaced_one_is_found() -> None:
             world.remote.fetch({"user": np.arange(20)})
         world.record.set_server(1, spare.wires[1].address)
         assert (world.remote.fetch({"user": np.arange(20)})["user"] == 0).all()
+
+
+def test_steps_from_before_a_restore_are_not_waited_for_at_the_server_in_its_place() -> None:
+    with wired(1) as world, wired(1) as spare:
+        world.remote.fetch({"user": np.arange(20)})
+        world.remote.after = 20
+        world.wires[0].close()
+        world.record.set_server(0, spare.wires[0].address)
+        world.record.moved(BucketMap(world.record.map.version + 1, world.record.map.owners.copy()), restored=True)
+        begun = time.monotonic()
+        with pytest.raises(WorkerLost):
+            world.remote.fetch({"user": np.arange(20)})
+        assert time.monotonic() - begun < 4.0  # two are for a connection that may come back, none for step 20
 
 
 def test_the_history_goes_now_and_then() -> None:

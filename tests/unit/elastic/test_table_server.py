@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import threading
+import time
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -171,6 +173,19 @@ def test_a_look_up_waits_for_its_step_but_not_for_ever() -> None:
     impatient = alone(limits=ServerLimits(wait_s=0.01))
     with pytest.raises(WorkerLost, match="step 0, expected step 1"):
         values(impatient, [7], after=1)
+
+
+def test_a_step_of_the_history_before_a_restore_is_not_waited_for() -> None:
+    server = alone()
+    server.prepare(named(1), 0, server.map.version, part([1]))
+    server.apply(1, [named(1)])
+    before = server.map
+    server.copies.restore(replace(before, version=before.version + 1), 0, [])
+    begun = time.monotonic()
+    with pytest.raises(LeaseLost, match="restore to step 0"):
+        server.lookup(before.version, 1, {"user": np.array([1])})
+    assert time.monotonic() - begun < 1.0  # of five
+    assert server.lookup(before.version, 0, {"user": np.array([1])})["user"][:, 0].tolist() == [0.0]
 
 
 def test_who_has_an_old_map_is_told() -> None:
