@@ -7,12 +7,12 @@ and pushes that nobody hears of, or steps that the servers are told all the same
 
 from __future__ import annotations
 
-import threading
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
 
+from headrace.elastic.attendance import Attendance
 from headrace.elastic.membership import Membership
 from headrace.elastic.sequence import Piece
 from headrace.elastic.transactions import Transaction
@@ -43,7 +43,7 @@ class Tables(Protocol):
         ...
 
 
-class AsyncCommits:
+class AsyncCommits(Attendance):
     """Members, rows and commits of an asynchronous run.
 
     Bounded staleness: with `max_staleness` s, a push waits while, after it, the others could not push one after
@@ -68,11 +68,8 @@ class AsyncCommits:
         self, queue: ShardQueue, members: Membership, controller: Controller, tables: Tables, *, begin_with: int = 1,
         max_staleness: int | None = None, on_commit: Callable[[Result], None] | None = None,
     ) -> None:  # fmt: skip
-        self.queue, self.members, self.controller, self.tables = queue, members, controller, tables
-        self.turn = threading.Condition(threading.RLock())
-        self.committed = max(queue.last_step, 0)
-        self.failed: HeadraceError | None = None
-        self.ended = False
+        super().__init__(members, controller, max(queue.last_step, 0))
+        self.queue, self.tables = queue, tables
         self.staleness: dict[int, int] = {}
         self._begin_with, self._bound, self._on_commit = begin_with, max_staleness, on_commit
         self._epochs: dict[str, int] = {}
@@ -91,25 +88,18 @@ class AsyncCommits:
         with self.turn:
             self._raise_failure()
             self._leave(worker, clean=True)  # it lives, so its rows have not killed it
-            now = time.monotonic()
-            self.members.join(worker, told, now)
-            self.controller.join(worker, "worker", now)
+            self.join(worker, told, time.monotonic())
             self._epochs[worker] = self.members.epoch
             self._seen[worker] = self.committed
             self.tables.fence(self.members.epoch, worker)
             return {"epoch": self.members.epoch, "committed": self.committed, "end": self._over(),
                     "members": self.members.names}  # fmt: skip
 
-    def left(self, worker: str, reason: str) -> None:
-        """Note that a worker is gone: its rows are free again, and what it has prepared is void."""
-        with self.turn:
-            now = time.monotonic()
-            if worker in self.members:
-                self.members.leave(worker, reason, now)
-                self.controller.leave(worker, now, reason)
-                self.tables.fence(self.members.epoch, worker)
-                self._leave(worker, clean=False)
-                self.turn.notify_all()
+    def gone(self, worker: str) -> None:
+        """Free the rows of a worker that is gone; what it has prepared is void."""
+        self.tables.fence(self.members.epoch, worker)
+        self._leave(worker, clean=False)
+        self.turn.notify_all()
 
     def _leave(self, worker: str, *, clean: bool) -> None:
         self.queue.leave(worker, clean=clean)
@@ -117,13 +107,9 @@ class AsyncCommits:
         self._seen.pop(worker, None)
         self._reported.pop(worker, None)
 
-    def wait_for_change(self, epoch: int, timeout_s: float) -> int:
-        """Return the epoch of the members after a time, or at once when the run has ended."""
-        end = time.monotonic() + timeout_s
-        with self.turn:
-            while not self.ended and self.failed is None and (left := end - time.monotonic()) > 0:
-                self.turn.wait(left)
-            return self.members.epoch
+    def is_news(self, epoch: int) -> bool:
+        """Return False: the epochs of others are nothing to a worker."""
+        return False
 
     def nudge(self) -> None:
         """Free the rows of leases that have ended, and notice the end of the run."""
@@ -152,10 +138,6 @@ class AsyncCommits:
         if self._epochs.get(worker) != epoch or not self.tables.ready:
             raise LeaseLost(f"Worker {worker}", got=f"epoch {epoch}", expected=f"epoch {self._epochs.get(worker)}",
                             do="Enter again.")  # fmt: skip
-
-    def _raise_failure(self) -> None:
-        if self.failed is not None:
-            raise self.failed
 
     def _over(self) -> bool:
         self.ended = self.ended or self.queue.finished
@@ -294,9 +276,3 @@ class AsyncCommits:
             if self._puzzled[worker] >= TRIES:
                 self.fail(NonFiniteLoss(f"Worker {worker}", got=error, expected="finite numbers",
                                         do="No single row is at fault: lower the learning rates."))  # fmt: skip
-
-    def fail(self, error: HeadraceError) -> None:
-        """End the run with an error."""
-        with self.turn:
-            self.failed = self.failed or error
-            self.turn.notify_all()

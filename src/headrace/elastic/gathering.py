@@ -7,12 +7,12 @@ it to those that do not; where nobody holds it, everybody has to go back to a ch
 from __future__ import annotations
 
 import logging
-import threading
 import time
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from collections.abc import Mapping
 from typing import Any
 
+from headrace.elastic.attendance import Attendance
 from headrace.elastic.membership import Membership
 from headrace.elastic.turns import Tables
 from headrace.errors import HeadraceError, LeaseLost, StoreError
@@ -24,7 +24,7 @@ State = tuple[Mapping[str, Any], Mapping[str, Array]]
 WAKE_S = 0.5
 
 
-class Gathering(ABC):
+class Gathering(Attendance):
     """Members and epochs. A subclass says what the work of an epoch is.
 
     Args:
@@ -36,9 +36,6 @@ class Gathering(ABC):
         begin_s: See there.
 
     Attributes:
-        turn: The lock over everything, and the news of a change.
-        failed: What ended the run.
-        ended: Whether everything is learned.
         finishers: Who learned the last step.
 
     Thread-safety: every method may be called from any thread; those that wait hold no lock meanwhile.
@@ -46,10 +43,8 @@ class Gathering(ABC):
 
     def __init__(self, members: Membership, controller: Controller, tables: Tables, committed: int, begin_with: int,
                  begin_s: float) -> None:  # fmt: skip
-        self.members, self.controller, self.tables, self.committed = members, controller, tables, committed
-        self.turn = threading.Condition(threading.RLock())
-        self.failed: HeadraceError | None = None
-        self.ended, self.finishers = False, set[str]()
+        super().__init__(members, controller, committed)
+        self.tables, self.finishers = tables, set[str]()
         self._begin_with, self._begin_s = begin_with, begin_s
         self._open, self._born = False, time.monotonic()
         self._entered: dict[str, int] = {}
@@ -112,18 +107,12 @@ class Gathering(ABC):
                 self.turn.wait(WAKE_S)
 
     def _joined(self, worker: str, told: Mapping[str, Any], now: float) -> None:
-        self.members.join(worker, told, now)
-        self.controller.join(worker, "worker", now)
+        self.join(worker, told, now)
         self._void()
 
-    def left(self, worker: str, reason: str) -> None:
-        """Note that a worker is gone."""
-        with self.turn:
-            now = time.monotonic()
-            if worker in self.members:
-                self.members.leave(worker, reason, now)
-                self.controller.leave(worker, now, reason)
-                self._void()
+    def gone(self, worker: str) -> None:
+        """Void the epoch in which a worker was."""
+        self._void()
 
     def changed(self, kind: str, worker: str, reason: str) -> None:
         """Begin another epoch with the same members: the step is done again."""
@@ -215,26 +204,9 @@ class Gathering(ABC):
                 self.turn.wait(WAKE_S)
             return self._states[epoch]
 
-    def wait_for_change(self, epoch: int, timeout_s: float) -> int:
-        """Return the epoch once it is another one, or the run has ended, or after a time."""
-        end = time.monotonic() + timeout_s
-        with self.turn:
-            while self.members.epoch == epoch and not self.ended and self.failed is None:
-                left = end - time.monotonic()
-                if left <= 0:
-                    break
-                self.turn.wait(left)
-            return self.members.epoch
-
-    def fail(self, error: HeadraceError) -> None:
-        """End the run with an error."""
-        with self.turn:
-            self.failed = self.failed or error
-            self.turn.notify_all()
-
-    def _raise_failure(self) -> None:
-        if self.failed is not None:
-            raise self.failed
+    def is_news(self, epoch: int) -> bool:
+        """Return whether another epoch than this one is the present one."""
+        return self.members.epoch != epoch
 
     def _require_epoch(self, worker: str, epoch: int) -> None:
         if epoch != self.members.epoch or worker not in self.members:
