@@ -40,6 +40,9 @@ def add_cluster_arguments(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--mode", choices=("sync", "async"), help="one step of all together (default), or each its own")
     group.add_argument("--solution", metavar="NAME", help="what is done about slow processes: a class of "
                        f"{SOLUTIONS} (AntDtNd, LbBsp, LagScaling, ...) or package.module:Class")
+    group.add_argument("--max-staleness", type=int, metavar="STEPS", help="with --mode async: how many steps of others "
+                       "may lie between the parameters that a worker learns from and its own step, at least one less "
+                       "than workers (default: any number, and nobody waits)")
     group.add_argument("--checkpoint-every", type=int, metavar="STEPS", help="0 (default): only at the end")
     group.add_argument("--checkpoints", type=Path, metavar="FOLDER", help="where checkpoints are kept: a folder that "
                        "all machines of the cluster see (default: in the run's folder)")
@@ -50,9 +53,11 @@ def add_cluster_arguments(parser: argparse.ArgumentParser) -> None:
 
 def refuse_without_cluster(arguments: argparse.Namespace) -> None:
     """Raise ConfigError for an option that means nothing without `--cluster`."""
-    for name in ("workers", "servers", "mode", "solution", "checkpoint_every", "checkpoints", "place"):
+    for name in ("workers", "servers", "mode", "solution", "max_staleness", "checkpoint_every", "checkpoints",
+                 "place"):  # fmt: skip
         value = getattr(arguments, name)
-        require(not value, f"--{name.replace('_', '-')}", got=value, expected="nothing, but with --cluster")
+        require(value is None or value == [], f"--{name.replace('_', '-')}", got=value,
+                expected="nothing, but with --cluster")  # fmt: skip
 
 
 def run_cluster(arguments: argparse.Namespace, stop: Callable[[], bool]) -> tuple[Report, str]:
@@ -92,8 +97,10 @@ def elastic_config(arguments: argparse.Namespace) -> ElasticConfig:
     if not isinstance(fit, FitConfig):
         raise ConfigError("--cluster", got=f"a recipe that returns {type(fit).__name__}", expected="one of a FitConfig",
                           do="The processes of an online run are started one by one: see --role.")  # fmt: skip
-    given = {name: value for name in ("workers", "servers", "mode", "checkpoint_every", "checkpoints")
-             if (value := getattr(arguments, name)) is not None}  # fmt: skip
+    require(arguments.max_staleness is None or arguments.mode == "async", "--max-staleness",
+            got=arguments.max_staleness, expected="nothing, but with --mode async")  # fmt: skip
+    names = ("workers", "servers", "mode", "max_staleness", "checkpoint_every", "checkpoints")
+    given = {name: value for name in names if (value := getattr(arguments, name)) is not None}
     if arguments.solution is not None:
         given["solution"] = solution_json(named_solution(arguments.solution))
     folder = arguments.folder or Path("runs") / f"{fit.name}-{fingerprint(fit)[:8]}"
