@@ -9,7 +9,9 @@ from importlib.resources import files
 import pytest
 
 from headrace.errors import ConfigError
-from headrace.papers.ice_grt.claim import ARMS, FREE, MAIN, render, run
+from headrace.evaluate import ClaimRecord
+from headrace.online.rewarded_trial import Trial
+from headrace.papers.ice_grt.claim import ARMS, FREE, MAIN, gained, kl_control, midway, render, run
 from headrace.papers.ice_grt.recipe import REWARD_SIZES, small, toy
 
 TOY = {"gold_gain", "reward_gain", "kl_at_gold", "kl_at_gold/no_price", "kl_control/gold_at_matched_kl",
@@ -63,6 +65,41 @@ def test_every_arm_differs_from_the_whole_in_what_it_says() -> None:
     assert configs[MAIN].policy.kl.target == 2.0
     assert configs["raw, rewards x 10"].policy.kl.coefficient == pytest.approx(2.0)  # the price grows with the rewards
     assert configs["prompts of books only"].in_domain == 0.0
+
+
+def trial(golds, nats) -> Trial:
+    return Trial((), [{"kl": kl, "gold": gold, "choices": gold, "rollouts": float(at)}
+                      for at, (kl, gold) in enumerate(zip(nats, golds, strict=True))])  # fmt: skip
+
+
+def test_distance_is_read_midway_to_the_lower_peak_of_each_seed() -> None:
+    main = [trial([0.2, 0.4, 0.6], [0, 1, 2]), trial([0.5, 0.4, 0.3], [0, 1, 2]), trial([0.1, 0.3, 0.3], [0, 1, 2])]
+    free = [trial([0.2, 0.4, 0.1], [0, 4, 8]), trial([0.5, 0.9, 0.3], [0, 4, 8]), trial([0.1, 0.5, 0.1], [0, 4, 8])]
+    assert midway(main, free) == pytest.approx({0: 0.3, 2: 0.2})
+    record = ClaimRecord()
+    kl_control(record, {MAIN: main, FREE: free})
+    found = record.figures
+    assert found["kl_at_gold"]["value"] == pytest.approx(0.5)  # not at seed 0's level in seed 2, nor at seed 1 at all
+    assert found["kl_at_gold/no_price"]["value"] == pytest.approx((2.0 + 1.0) / 2)
+    assert "2 of 3 seeds" in found["kl_at_gold"]["unit"]
+    record = ClaimRecord()
+    kl_control(record, {MAIN: main[1:2], FREE: free[1:2]})
+    assert "kl_at_gold" not in record.figures  # and the rest is there
+
+
+def test_what_was_gained_is_over_each_seed_s_own_start() -> None:
+    found = gained([trial([0.2, 0.5], [0, 1]), trial([0.6, 0.7], [0, 1])], "choices")
+    assert found.value == pytest.approx(0.2)
+
+
+def test_what_a_price_does_not_read_is_refused() -> None:
+    for name, settings in (("price", {"kl": "none", "price": 0.2}), ("target", {"kl": "none", "target": 2.0}),
+                           ("target", {"kl": "fixed", "target": 2.0})):  # fmt: skip
+        with pytest.raises(ConfigError, match=name):
+            small(**settings)
+    with pytest.raises(ConfigError, match="price"):
+        toy(kl="none", price=0.1)
+    assert small(kl="fixed", price=0.3).policy.kl.coefficient == 0.3
 
 
 def test_what_a_recipe_does_not_know_is_refused() -> None:

@@ -12,8 +12,6 @@ from collections.abc import Callable, Mapping, Sequence
 from headrace.evaluate import ClaimRecord, ClaimTable, Goal, Plot, mean_over_seeds, run_size
 from headrace.evaluate.claims import Estimate, render_tables
 from headrace.evaluate.frontier import at_matched_distance
-from headrace.evaluate.language_tasks import general_ability
-from headrace.learn.language_fit import likelihood_of
 from headrace.online.rewarded import RewardedConfig
 from headrace.online.rewarded_trial import Trial, tried
 from headrace.online.writing import DOMAIN, GENERAL, Writing
@@ -77,7 +75,7 @@ def small(record: ClaimRecord) -> dict[str, object]:
     kl_control(record, runs)
     advantage_normalisation(record, runs)
     reward_size(record, runs, writing)
-    appropriate_data(record, runs, writing)
+    appropriate_data(record, runs)
     own = writing.config
     size = sum(one.numel() for one in writing.base().parameters())
     return {"seeds": list(SEEDS), "policy_parameters": size, "prompt": own.prompt, "answer": own.answer,
@@ -102,6 +100,11 @@ def mean(trials: Sequence[Trial], name: str) -> float:
     return sum(one.end[name] for one in trials) / len(trials)
 
 
+def gained(trials: Sequence[Trial], name: str) -> Estimate:
+    """Return how much a number has risen over each seed's own start."""
+    return mean_over_seeds([one.gain(name) for one in trials])
+
+
 def paired(one: Sequence[Trial], other: Sequence[Trial], name: str = "gold") -> Estimate:
     """Return how much more an arm has of something at the end than another one, seed by seed."""
     return mean_over_seeds([a.end[name] - b.end[name] for a, b in zip(one, other, strict=True)])
@@ -113,9 +116,9 @@ def paired(one: Sequence[Trial], other: Sequence[Trial], name: str = "gold") -> 
 def gains(record: ClaimRecord, runs: Runs, *, least: float) -> None:
     """Reward and gold both rise over fine-tuning; every arm in one table."""
     main = runs[MAIN]
-    record.add("gold_gain", mean_over_seeds([one.gain() for one in main]), unit="judge's probability",
+    record.add("gold_gain", gained(main, "gold"), unit="judge's probability",
                goal=Goal(">=", least))  # fmt: skip
-    record.add("reward_gain", mean_over_seeds([one.gain("reward") for one in main]), unit="deviations",
+    record.add("reward_gain", gained(main, "reward"), unit="deviations",
                goal=Goal(">=", 0.2))  # fmt: skip
     start = [one.start for one in main]
     rows = [("fine-tuned, before PPO", *(f"{sum(one[name] for one in start) / len(start):.3f}"
@@ -140,10 +143,12 @@ def gains(record: ClaimRecord, runs: Runs, *, least: float) -> None:
 def kl_control(record: ClaimRecord, runs: Runs) -> None:
     """Compare along the frontier of gold over distance: at equal gold, at equal distance, and at the end."""
     main, free = runs[MAIN], runs[FREE]
-    level = min(min(one.frontier.peak for one in trials) for trials in (main, free))
-    for name, trials in (("kl_at_gold", main), ("kl_at_gold/no_price", free)):
-        found = [one.frontier.distance_at(level) for one in trials]
-        record.add(name, mean_over_seeds(found), unit=f"nats at gold {level:.3f}")
+    levels = midway(main, free)
+    if levels:
+        for name, trials in (("kl_at_gold", main), ("kl_at_gold/no_price", free)):
+            found = [trials[seed].frontier.distance_at(level) for seed, level in levels.items()]
+            record.add(name, mean_over_seeds(found),
+                       unit=f"nats midway to the lower peak, {len(levels)} of {len(main)} seeds")  # fmt: skip
     matched = [at_matched_distance(one.frontier, other.frontier) for one, other in zip(main, free, strict=True)]
     record.add("kl_control/gold_at_matched_kl", mean_over_seeds([a - b for _, a, b in matched]),
                unit="judge's probability")  # fmt: skip
@@ -159,6 +164,20 @@ def kl_control(record: ClaimRecord, runs: Runs) -> None:
     many = [one["rollouts"] for one in main[0].checks]
     record.plots.append(Plot(title="Gold, check by check", x_label="rollouts", y_label="gold",
                              lines={arm: (many, line[1]) for arm, line in lines.items()}))  # fmt: skip
+
+
+def midway(one: Sequence[Trial], other: Sequence[Trial]) -> dict[int, float]:
+    """Return by seed the gold midway between the start and the lower of two arms' peaks.
+
+    A seed of which an arm never rises over the start has no such level, and is left out.
+    """
+    found = {}
+    for seed, pair in enumerate(zip(one, other, strict=True)):
+        start = max(float(trial.frontier.golds[0]) for trial in pair)
+        peak = min(trial.frontier.peak for trial in pair)
+        if peak > start:
+            found[seed] = (start + peak) / 2
+    return found
 
 
 def mean_line(trials: Sequence[Trial]) -> tuple[list[float], list[float]]:
@@ -199,16 +218,14 @@ def reward_size(record: ClaimRecord, runs: Runs, writing: Writing) -> None:
                                     tuple(rows), ("Right: share of held-out pairs, of other films.",)))  # fmt: skip
 
 
-def appropriate_data(record: ClaimRecord, runs: Runs, writing: Writing) -> None:
+def appropriate_data(record: ClaimRecord, runs: Runs) -> None:
     """Prompts of the domain, of books, of both: gold in the domain, and what is forgotten of books."""
-    start = general_ability(likelihood_of(writing.tuned()), writing.general)
     rows = []
     for arm in ("prompts of books only", MAIN, "prompts of reviews only"):
         trials = runs[arm]
         gold = mean_over_seeds([one.end["gold"] for one in trials])
-        lost = {domain: mean_over_seeds([one.end[f"{domain}/cross_entropy"] - start[f"{domain}/cross_entropy"]
-                                         for one in trials]) for domain in (DOMAIN, GENERAL)}  # fmt: skip
-        chosen = mean_over_seeds([one.end["choices"] - start["choices"] for one in trials])
+        lost = {domain: gained(trials, f"{domain}/cross_entropy") for domain in (DOMAIN, GENERAL)}
+        chosen = gained(trials, "choices")
         rows.append((arm, gold.text(3), lost[GENERAL].text(3), lost[DOMAIN].text(3), chosen.text(3)))
     record.add("appropriate_data/domain_prompts", paired(runs[MAIN], runs["prompts of books only"]),
                unit="judge's probability")  # fmt: skip
@@ -218,4 +235,4 @@ def appropriate_data(record: ClaimRecord, runs: Runs, writing: Writing) -> None:
     record.tables.append(ClaimTable(
         "Appropriate data", ("prompts", "gold", "books: nats lost", "reviews: nats lost", "choices"), tuple(rows),
         ("Three quarters of the prompts of the main arm are of reviews. Lost: held-out cross-entropy over that of the",
-         "fine-tuned model. Choices: accuracy of six small tasks, over the same.")))  # fmt: skip
+         "fine-tuned model of the same seed. Choices: accuracy of six small tasks, over the same.")))  # fmt: skip

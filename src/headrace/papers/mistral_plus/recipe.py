@@ -9,18 +9,15 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Literal
 
-from headrace.learn import KLControl, PolicyConfig
 from headrace.objectives import PPO
 from headrace.online.rewarded import RewardedConfig
+from headrace.online.small_rewarded import PRICE, TARGET, moving_price, small_rewarded
 from headrace.online.writing import WritingConfig
 from headrace.online.writing_planted import planted
 
-ROWS, WARMTH = 64, 0.7
-"""Completions of a rollout, and what logits are divided by: a model this small writes no words at 1."""
-
 
 def small(
-    *, seed: int = 0, start: Literal["base", "tuned"] = "base", price: float = 0.2, target: float = 2.0,
+    *, seed: int = 0, start: Literal["base", "tuned"] = "base", price: float = PRICE, target: float = TARGET,
     in_domain: float = 0.75, iterations: int = 20,
 ) -> RewardedConfig:  # fmt: skip
     """Return the run on real texts: a policy of 0.3 M parameters, some ten seconds on one core.
@@ -51,9 +48,5 @@ def mistral_plus(
     in_domain: float, iterations: int,
 ) -> RewardedConfig:  # fmt: skip
     """Return a run over any texts; see `small` for the parameters."""
-    control = KLControl(coefficient=price, target=target, horizon=max(ROWS * iterations // 8, 1))
-    policy = PolicyConfig(kl=control, epochs=2, minibatch_rows=32, reward_clip=5.0, seed=seed)
-    objective = PPO(value_weight=0.5, temperature=WARMTH)
-    return RewardedConfig(name="mistral_plus", writing=writing, start=start, policy=policy, objective=objective,
-                          in_domain=in_domain, rows=ROWS, iterations=iterations, lr=3e-4,
-                          seed=seed)  # fmt: skip
+    return small_rewarded("mistral_plus", writing, start=start, kl=moving_price(price, target, iterations),
+                          in_domain=in_domain, iterations=iterations, seed=seed)  # fmt: skip
