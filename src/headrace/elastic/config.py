@@ -101,8 +101,9 @@ class ElasticConfig:
         for name in ("batch_rows", "epochs"):
             value = getattr(self, name)
             require(value is None or value >= 1, f"ElasticConfig.{name}", got=value, expected="at least 1, or None")
-        require(self.max_staleness is None or self.max_staleness >= self.workers - 1, "ElasticConfig.max_staleness",
-                got=self.max_staleness, expected=f"at least {self.workers - 1}, or None",
+        least = self.workers - 1 if self.mode == "async" else 0
+        require(self.max_staleness is None or self.max_staleness >= least, "ElasticConfig.max_staleness",
+                got=self.max_staleness, expected=f"at least {least}, or None",
                 do=f"Of {self.workers} workers that take turns, the last lags so much.")  # fmt: skip
         for name in ("heartbeat_s", "start_s", "lookup_wait_s"):
             require(
