@@ -163,10 +163,8 @@ def watching(plan: Plan, figures: Figures) -> None:
 
 def virtual(plan: Plan, figures: Figures, cells: Cells) -> None:
     """Record the simulator: its error, sizes that we do not have, and what deciding costs."""
-    overheads = TYPICAL
+    overheads = overheads_of(plan, cells)
     if len(plan.methods) > 1:
-        short = plan.work.rows > 0 and plan.patterns[0] == "persistent_worker"
-        overheads = fitted_here(plan.work, cells) if short else calibrated(plan.work, say).overheads
         apart = errors(plan.work, cells, overheads)
         sizes = sorted(abs(error) for error in apart.values())
         step_ms, push_ms = 1e3 * overheads.sync_s(plan.work.workers), 1e3 * overheads.push_s
@@ -197,6 +195,15 @@ def virtual(plan: Plan, figures: Figures, cells: Cells) -> None:
     costs = [decision_cost(plan.agents, seed=seed) for seed in range(3)]
     figures.add(f"decision_cost_per_s/{plan.agents}_workers", [cost for cost, _ in costs], unit="CPU s / s")
     figures.add(f"decision_max_s/{plan.agents}_workers", [longest for _, longest in costs], unit="s")
+
+
+def overheads_of(plan: Plan, cells: Cells) -> Overheads:
+    """Return what the simulator is given: of runs of their own where there is time, or where nothing else tells."""
+    if len(plan.methods) == 1:
+        return TYPICAL
+    if plan.work.rows and "persistent_worker" in plan.patterns:
+        return fitted_here(plan.work, cells)
+    return calibrated(plan.work, say).overheads
 
 
 def fitted_here(work: Work, cells: Cells) -> Overheads:

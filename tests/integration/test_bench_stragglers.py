@@ -2,15 +2,33 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from headrace.papers.antdt.real import Calibration, Cell
+from headrace.runtime import Overheads
+
 ROOT = Path(__file__).resolve().parents[2]
 PATTERNS = ("persistent_worker", "transient_worker", "persistent_server", "mixed_devices")
+
+
+def test_overheads_are_fitted_on_the_slow_worker_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
+    stragglers = importlib.import_module("stragglers")
+    own = Calibration(Overheads.fitted({4: 0.5}, wait_s=1.0, stall_s=1.0, move_s=1.0, push_s=1.0), 1.0)
+    monkeypatch.setattr(stragglers, "calibrated", lambda work, say: own)
+    quick = stragglers.PLANS["quick"]
+    cell = Cell(10 * (6 * quick.work.step_s + 0.05), 11, 0.7, 1.0, 26.0, 880, 1.0)
+    cells = {(pattern, "BSP"): cell for pattern in PATTERNS}
+    assert stragglers.overheads_of(quick, cells).sync_s(4) == pytest.approx(0.05)
+    other = replace(quick, patterns=("transient_worker",))
+    assert stragglers.overheads_of(other, cells) is own.overheads
 
 
 @pytest.mark.slow
