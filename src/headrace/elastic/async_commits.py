@@ -146,11 +146,15 @@ class AsyncCommits(Attendance):
     # Work ----------------------------------------------------------------------------------------------------------
 
     def work(self, worker: str, epoch: int) -> dict[str, Any]:
-        """Return the pieces of a worker's next batch: as many rows as its share, or what there is; none at the end."""
+        """Return the pieces of a worker's next batch: as many rows as its share, or what there is; none at the end.
+
+        Beside them stands what an equal share would be (`usual`), by which gradients are weighed.
+        """
         with self.turn:
             self._require(worker, epoch)
             sizes = self.controller.plan(self.committed).sizes
             wanted = sizes.get(worker) or max(1, self.controller.config.batch // self._begin_with)
+            usual = max(1, round(self.controller.batch / len(sizes))) if sizes else wanted
             with self.queue.together():
                 pieces = self._pieces(worker, wanted)
             if pieces:
@@ -158,7 +162,8 @@ class AsyncCommits(Attendance):
             elif self._seen.pop(worker, None) is not None:  # it reads parameters anew before it learns again
                 self.turn.notify_all()
             return {"pieces": [piece.to_fields() for piece in pieces], "end": not pieces and self._over(),
-                    "committed": self.committed, "newest": self._newest, "rows": self._learned()}  # fmt: skip
+                    "committed": self.committed, "newest": self._newest, "rows": self._learned(),
+                    "usual": usual}  # fmt: skip
 
     def _learned(self) -> int:
         counts = self.queue.counts()

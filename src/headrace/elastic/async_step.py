@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -37,6 +37,7 @@ class AsyncStep(Together):
         pulled: The step of the parameters here; -1: none.
         slow: Seconds to sleep for so many rows: injected slowness.
         answer: What the head said to the last push.
+        usual: Rows of an equal share of the global batch; 0: those of the batch.
     """
 
     def __init__(self, worker: str, remote: RemoteTables, push: Callable[[Transaction, Plan, dict[str, Any]],
@@ -46,7 +47,7 @@ class AsyncStep(Together):
         self.plan: Plan | None = None
         self.slow: Callable[[int], float] = lambda rows: 0.0
         self.answer: Mapping[str, Any] = {}
-        self.model: nn.Module | None = None
+        self.usual, self.model = 0, cast("nn.Module | None", None)
         self._expiry, self._push, self._seed, self._begun = Expiry(remote.tables), push, seed, 0.0
 
     def begin(self, model: nn.Module) -> None:
@@ -60,6 +61,14 @@ class AsyncStep(Together):
     def seed(self, seed: int) -> int:
         """Return the seed as it is: random numbers are a function of the rows."""
         return seed
+
+    def examples(self, batch: Batch) -> int:
+        """Return the rows by which the gradient of a batch is divided: an equal share's, whatever this one has.
+
+        So every row weighs the same. Pushes of few rows, of a worker that is slow, would else move the weights as far
+        as those of many rows do, and with more noise.
+        """
+        return self.usual or super().examples(batch)
 
     def random(self, state: Tensor) -> Tensor:
         """Return the state that the random numbers of this batch are drawn from."""

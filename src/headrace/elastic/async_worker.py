@@ -68,6 +68,7 @@ class AsyncWorker(Worker):
         work = self.call("work", {"worker": self.name, "epoch": self.own.epoch}).fields
         self.taken, self.ended = int(work["committed"]), bool(work["end"])
         self.own.newest_time, self.learned = int(work["newest"]), int(work["rows"])
+        self.own.usual = int(work["usual"])
         pieces = tuple(Piece.from_fields(piece) for piece in work["pieces"])
         if not pieces:
             self._idle = True

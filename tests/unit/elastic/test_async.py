@@ -376,6 +376,27 @@ def test_one_asynchronous_worker_is_never_stale(tmp_path) -> None:
         assert set(head.conductor.staleness) == {0}
 
 
+def test_every_row_weighs_the_same_in_whatever_push_it_comes(tmp_path) -> None:
+    """Two workers with a batch of ten: who takes two rows moves the weights by two fifths of what a share would."""
+    to = commits(tmp_path)
+    one, _ = Hand(to, "worker-0"), Hand(to, "worker-1")
+    to.controller.plan(0)
+    to.controller._put(0, replace(to.controller.plan(0), sizes={"worker-0": 2, "worker-1": 8}))
+    told = to.work("worker-0", one.place["epoch"])
+    assert (sum(Piece.from_fields(piece).rows for piece in told["pieces"]), told["usual"]) == (2, 5)
+    with running(tmp_path / "run", ["worker-0"]) as (_, workers):
+        worker, found = workers["worker-0"], {}
+        batch = next(iter(worker.job.splits.train.batches(2, 1)))
+        for usual in (0, 5):
+            worker.own.usual = usual
+            worker.learner._gradients(batch, worker.own.examples(batch))
+            found[usual] = torch.cat([p.grad.reshape(-1) for p in worker.learner.model.parameters()])
+        run_all([worker])
+        assert worker.own.usual == worker.config.learned().batch_rows  # its share is all of it
+    assert float(found[0].abs().max()) > 0
+    torch.testing.assert_close(found[5], found[0] * 2 / 5)
+
+
 def test_a_worker_with_other_tables_than_the_servers_does_not_learn(tmp_path) -> None:
     with running(tmp_path, ["worker-0"]) as (head, workers):
         remote = workers["worker-0"].remote
