@@ -14,6 +14,7 @@ import torch
 
 from headrace.data.windows import BatchWindow
 from headrace.elastic.sequence import Piece
+from headrace.errors import DataError
 from headrace.ranking.examples import ExampleSet, InMemory, taken
 from headrace.runtime.work_queue import rows_of
 from headrace.types import Batch
@@ -47,6 +48,7 @@ class RowReader:
         self._examples, self._shard_rows = examples, shard_rows
         self._whole = examples.batch if isinstance(examples, InMemory) else None
         self._grows = bool(getattr(examples, "grows", False))
+        self._at_once = not self._grows
         self._shards: OrderedDict[int, Batch] = OrderedDict()
 
     def __len__(self) -> int:
@@ -63,10 +65,20 @@ class RowReader:
         Raises:
             DataError: If they cannot be read.
         """
-        if self._whole is None and not self._grows and len(self) <= IN_MEMORY_ROWS:
-            self._whole = next(iter(self._examples.batches(len(self))))
+        if self._whole is None and self._at_once and len(self) <= IN_MEMORY_ROWS:
+            try:
+                self._whole = next(iter(self._examples.batches(len(self))))
+            except DataError:  # some row of it cannot be read: it must not hide the others
+                self._at_once = False
         if self._whole is not None:
             return taken(self._whole, torch.from_numpy(np.ascontiguousarray(numbers)))
+        try:
+            return self._from_shards(numbers)
+        except DataError:
+            return self._alone(numbers)
+
+    def _from_shards(self, numbers: Numbers) -> Batch:
+        """Return rows by way of the shards in which they stand."""
         shards = np.unique(numbers // self._shard_rows)
         read = [self._shard(int(shard)) for shard in shards]
         starts = np.cumsum([0, *(len(one) for one in read)])
@@ -74,12 +86,23 @@ class RowReader:
         within = starts[places] + numbers - shards[places] * self._shard_rows
         return taken(joined(read), torch.from_numpy(within))
 
+    def _alone(self, numbers: Numbers) -> Batch:
+        """Return rows by reading no others: one that cannot be read must not hide those beside it."""
+        wanted = np.unique(numbers)
+        runs = np.split(wanted, np.flatnonzero(np.diff(wanted) > 1) + 1)
+        read = joined([self._run(int(run[0]), len(run)) for run in runs])
+        return taken(read, torch.from_numpy(np.searchsorted(wanted, numbers)))
+
+    def _run(self, first: int, rows: int) -> Batch:
+        batches: Any = self._examples.batches(rows)
+        batches.seek({"epoch": 0, "row": first})
+        found: Batch = next(batches)
+        return found
+
     def _shard(self, shard: int) -> Batch:
         found = self._shards.pop(shard, None)
         if found is None:
-            batches: Any = self._examples.batches(self._shard_rows)
-            batches.seek({"epoch": 0, "row": shard * self._shard_rows})
-            found = next(batches)
+            found = self._run(shard * self._shard_rows, self._shard_rows)
         if self._grows and len(found) < self._shard_rows:
             return found  # the newest rows: the next look finds more of them
         self._shards[shard] = found
