@@ -7,7 +7,6 @@ nothing is read before both sides have proved that they know the secret, which i
 
 from __future__ import annotations
 
-import contextlib
 import hmac
 import ipaddress
 import json
@@ -101,8 +100,12 @@ def _make_secret(path: Path) -> None:
             file.write(os.urandom(32).hex())
             file.flush()
             os.fsync(file.fileno())
-        with contextlib.suppress(FileExistsError):
+        try:
             os.link(beside, path)
+        except FileExistsError:
+            pass
+        except OSError:  # a file system without links: whole, but the last one wins
+            beside.replace(path)
     finally:
         beside.unlink(missing_ok=True)
 
