@@ -20,7 +20,7 @@ from headrace.types import State
 
 _log = logging.getLogger(__name__)
 AHEAD = 4
-"""Steps between now and a checkpoint of an asynchronous run, whose servers are told of it in advance."""
+"""Steps between now and a checkpoint, of which servers are told in advance."""
 
 
 @dataclass(slots=True)
@@ -28,6 +28,7 @@ class _Pending:
     """A checkpoint that is being made."""
 
     step: int
+    planning: threading.Thread
     queue: State | None = None
     dense: State | None = None
     begun: bool = False
@@ -71,22 +72,44 @@ class Recovery:
         return self._every > 0 and step > 0 and step % self._every == 0
 
     def committed(self, step: int) -> None:
-        """Begin what is due after a step that was committed, before another one is; never raises."""
+        """Keep the queue of a step that was committed, where it is one to save, and plan the next; never raises.
+
+        Servers are told in a thread: one that does not answer must not hold up the run.
+        """
         with self._lock:
-            pending = self._pending
-            if pending is not None and pending.step == step:
-                self._seize(pending)
-            elif pending is None and self._due(step):
-                self._plan(step + AHEAD if self._dense_at_servers else step)
-                if self._pending is not None and self._pending.step == step:
-                    self._seize(self._pending)
+            if self._pending is not None and self._pending.step == step:
+                self._seize(self._pending)
+            due = self._next(step)
+            if due > step and self._free(due, step):
+                planning = threading.Thread(target=self._plan, args=(due,), name="plan", daemon=True)
+                self._pending = _Pending(due, planning)
+                planning.start()
+
+    def _next(self, step: int) -> int:
+        """Return the step whose checkpoint is planned after this one; 0: none."""
+        if self._dense_at_servers:
+            return step + AHEAD if self._due(step) else 0
+        due = (step // self._every + 1) * self._every if self._every else 0
+        return due if due - step <= AHEAD else 0
+
+    def _free(self, due: int, step: int) -> bool:
+        """Return whether a checkpoint can be planned: one that nobody brings the dense part of has to make room."""
+        pending = self._pending
+        if pending is None:
+            return True
+        stuck = not pending.begun and pending.step < step and due - step == (AHEAD if self._dense_at_servers else 1)
+        if stuck:
+            _log.warning("no checkpoint of step %d: nobody brought its dense part", pending.step)
+        return stuck
 
     def _plan(self, step: int) -> None:
         try:
             self.checkpoint.plan(self._servers.directory, step)
-            self._pending = _Pending(step)
         except HeadraceError as error:
             _log.warning("no checkpoint of step %d: %s", step, error)
+            with self._lock:
+                if self._pending is not None and self._pending.step == step:
+                    self._pending = None
 
     def _seize(self, pending: _Pending) -> None:
         """Keep what the queue is now, for this is the moment of the checkpoint."""
@@ -119,6 +142,9 @@ class Recovery:
     def _finish(self, pending: _Pending) -> None:
         try:
             assert pending.queue is not None
+            pending.planning.join()
+            if self._pending is not pending:
+                return  # it could not be planned
             applier = self._servers.applier
             assert applier is not None
             applier.flush()

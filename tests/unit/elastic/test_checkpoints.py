@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import threading
+import time
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 
@@ -187,3 +191,69 @@ def test_the_dense_part_of_another_optimiser_is_refused() -> None:
     with pytest.raises(CorruptSnapshot):
         dense_part().restore({"dense": {}})
     assert CONFIGS[0].name == "user"
+
+
+class Quiet:
+    """A recovery whose checkpoints are planned and finished at once, in lists."""
+
+    def __init__(self, folder, every: int) -> None:
+        queue = ShardQueue(None, QueueConfig(shard_rows=10, shuffle=False))
+        queue.add("rows", 50)
+        applier = SimpleNamespace(flush=lambda: None)
+        self.recovery = Recovery(folder, SimpleNamespace(directory=None, applier=applier), queue, every)
+        self.planned, self.finished, self.gate = [], [], threading.Event()
+        self.gate.set()
+        self.recovery.checkpoint.plan = self.plan
+        self.recovery.checkpoint.finish = lambda directory, step, **parts: self.finished.append(step)
+
+    def plan(self, directory, step: int) -> None:
+        assert self.gate.wait(10)
+        self.planned.append(step)
+
+    def bring(self, step: int) -> None:
+        from headrace.elastic.dense_state import pack_state
+
+        assert self.recovery.wanted(step)
+        self.recovery.deliver(step, *pack_state({"step": step}))
+        self.recovery.wait()
+
+
+def test_a_server_that_does_not_answer_holds_up_no_step(tmp_path) -> None:
+    quiet = Quiet(tmp_path, 5)
+    quiet.gate.clear()
+    begun = time.monotonic()
+    for step in range(1, 6):
+        quiet.recovery.committed(step)
+    assert time.monotonic() - begun < 2
+    assert quiet.finished == []
+    threading.Timer(0.1, quiet.gate.set).start()
+    quiet.bring(5)  # waits for the plan
+    assert (quiet.planned, quiet.finished) == ([5], [5])
+
+
+@pytest.mark.parametrize("every", [2, 6])
+def test_a_checkpoint_that_nobody_finishes_makes_room_for_the_next(tmp_path, every) -> None:
+    quiet = Quiet(tmp_path, every)
+    for step in range(1, 4 * every + 1):
+        quiet.recovery.committed(step)
+        if step in (3 * every, 4 * every):  # of those before nobody brings the dense part
+            quiet.bring(step)
+    assert quiet.finished == [3 * every, 4 * every]
+
+
+def test_a_checkpoint_that_cannot_be_planned_is_left_out(tmp_path) -> None:
+    quiet = Quiet(tmp_path, 2)
+
+    def refuse(directory, step: int) -> None:
+        raise StaleError("Copy", got=f"step {step}")
+
+    quiet.recovery.checkpoint.plan = refuse
+    for step in range(1, 4):
+        quiet.recovery.committed(step)
+        while quiet.recovery._pending is not None:
+            time.sleep(0.001)
+    quiet.recovery.checkpoint.plan = quiet.plan
+    for step in range(4, 7):
+        quiet.recovery.committed(step)
+    quiet.bring(6)
+    assert quiet.finished == [6]
