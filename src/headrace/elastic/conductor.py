@@ -14,11 +14,11 @@ from typing import Any
 
 import numpy as np
 
-from headrace.elastic.gathering import WAKE_S, Gathering
+from headrace.elastic.gathering import WAKE_S, Gathering, heals
 from headrace.elastic.membership import Membership
 from headrace.elastic.sequence import RowSequence, StepWork
 from headrace.elastic.turns import Result, Tables, Turn, Vote, merged
-from headrace.errors import ClusterError, HeadraceError, LeaseLost, NonFiniteLoss, StoreError
+from headrace.errors import ClusterError, DataError, HeadraceError, LeaseLost, NonFiniteLoss, StoreError
 from headrace.runtime.balance import share_batch
 from headrace.runtime.controller import Controller
 from headrace.runtime.frames import Array
@@ -27,6 +27,8 @@ from headrace.runtime.work_queue import ShardQueue
 _log = logging.getLogger(__name__)
 AHEAD = 2
 """Steps beyond the next one whose rows workers know already, so that they can read them."""
+TRIES = 3
+"""How often one worker may fail at a step, with no row at fault, before the run ends."""
 SUMS_KEPT = 16
 """Steps by which a worker may lag before it has to begin anew."""
 
@@ -55,7 +57,7 @@ class Conductor(Gathering):
         self.results: dict[int, Result] = {}
         self.works: dict[int, StepWork] = {}
         self._on_commit = on_commit
-        self._step, self._anew = Turn(), -1
+        self._step, self._anew, self._tries = Turn(), -1, (0, 0)
 
     def void(self) -> None:
         """Forget what was said of the present step."""
@@ -141,7 +143,10 @@ class Conductor(Gathering):
                     try:
                         self._commit(step)
                         continue
-                    except StoreError as error:  # a full disk, say; nothing was recorded
+                    except HeadraceError as error:  # nothing was recorded
+                        if not heals(error):
+                            self.fail(error)
+                            continue
                         _log.warning("step %d is not durable yet: %s", step, error)
                 self.turn.wait(WAKE_S)
 
@@ -245,7 +250,11 @@ class Conductor(Gathering):
             return {"plans": self.told(worker, known), "end": self.ended}
 
     def nudge(self) -> None:
-        """Look for work again where there was none: rows may have become free."""
+        """Look for work again where there was none: rows may have become free.
+
+        Raises:
+            HeadraceError: If the queue cannot be asked.
+        """
         with self.turn:
             if self._formed == self.members.epoch and not self.works and not self.ended:
                 self._plan_ahead()
@@ -264,17 +273,30 @@ class Conductor(Gathering):
 
     # Errors --------------------------------------------------------------------------------------------------------
 
-    def poison(self, worker: str, epoch: int, step: int, rows: Sequence[tuple[str, int, int, str]], error: str) -> None:
+    def poison(self, worker: str, epoch: int, step: int, rows: Sequence[tuple[str, int, int, str]], error: str, *,
+               own: bool = False) -> None:  # fmt: skip
         """Quarantine rows that cannot be read or learned, given as shard, fence, position and error; others go on.
 
         A worker whose rows are all right says so too, because a loss that is not finite is everybody's, and waits for
         the others; where nobody finds a row at fault, the error ends the run.
+
+        Args:
+            worker: Who found it.
+            epoch: In which.
+            step: Which step could not be taken.
+            rows: Those at fault.
+            error: What was raised.
+            own: Whether this worker alone raised it, so that the others wait for it: then the step is done again where
+                no row is at fault, and a few times running end the run.
         """
         with self.turn:
             if epoch != self.members.epoch or step != self.committed + 1:
                 return
+            if own and not rows:
+                self._puzzled(worker, step, error)
+                return
             self._step.fine.add(worker)
-            if not rows and self._step.fine >= set(self.members.names):
+            if not rows and self._step.fine >= set(self._step.chosen or self.members.names):
                 self.fail(NonFiniteLoss(f"Step {step}", got=error, expected="finite numbers",
                                         do="No single row is at fault: lower the learning rates."))  # fmt: skip
             while not rows and epoch == self.members.epoch and self.failed is None:
@@ -282,8 +304,17 @@ class Conductor(Gathering):
             if not rows:
                 return
             grants = {(piece.grant.shard, piece.grant.fence): piece.grant
-                      for work in self.works.values() for own in work.parts.values() for piece in own}  # fmt: skip
+                      for work in self.works.values() for part in work.parts.values() for piece in part}  # fmt: skip
             for shard, fence, position, error in rows:
                 if (shard, fence) in grants:
                     self.queue.fail(grants[shard, fence], position, error)
             self._changed("poison", worker, f"{len(rows)} rows were quarantined", time.monotonic())
+
+    def _puzzled(self, worker: str, step: int, error: str) -> None:
+        """Do a step again that one worker could not take for no row's fault; not for ever."""
+        self._tries = (step, self._tries[1] + 1 if self._tries[0] == step else 1)
+        if self._tries[1] < TRIES:
+            self._changed("again", worker, error, time.monotonic())
+        else:
+            self.fail(DataError(f"Step {step}, rows of {worker}", got=error, expected="rows to learn from",
+                                do="No single row is at fault: look at the data, and at its log."))  # fmt: skip

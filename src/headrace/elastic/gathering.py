@@ -15,7 +15,7 @@ from typing import Any
 from headrace.elastic.attendance import Attendance
 from headrace.elastic.membership import Membership
 from headrace.elastic.turns import Tables
-from headrace.errors import HeadraceError, LeaseLost, StoreError
+from headrace.errors import ClusterError, CorruptSnapshot, HeadraceError, LeaseLost, StoreError
 from headrace.runtime.controller import Controller
 from headrace.runtime.frames import Array
 
@@ -78,33 +78,47 @@ class Gathering(Attendance):
             step: The newest step that its dense part has taken; -1: it has none.
 
         Raises:
+            LeaseLost: If it was taken for dead meanwhile: it has to enter again, where it lives.
             HeadraceError: What ended the run.
         """
         with self.turn:
-            now = time.monotonic()
-            if worker not in self.members:
-                self._joined(worker, told, now)
-            elif self._formed == self.members.epoch and not self.ended:
-                self._changed("broken", worker, "its group is broken", now)
+            now, epoch = time.monotonic(), self.members.epoch
+            self._raise_failure()
+            try:
+                if worker not in self.members:
+                    self._joined(worker, told, now)
+                elif self._formed == epoch and not self.ended:
+                    self._changed("broken", worker, "its group is broken", now)
+            except HeadraceError as error:
+                if not heals(error):  # more workers than rows, say: it is no fault of this one
+                    self.fail(error)
+                raise
             while True:
                 self._raise_failure()
+                if worker not in self.members:
+                    raise _over(epoch, self.members.epoch)
                 if self.ended and (step == self.committed or self.finishers & set(self.members.names)):
                     return {"end": True, "committed": self.committed}
                 if self.ended:  # all who held what was learned are gone
                     self.ended, self._adrift = False, self.members.epoch
-                if worker not in self.members:
-                    self._joined(worker, told, time.monotonic())
                 self._entered[worker] = step
-                if self._complete():
-                    try:
-                        if self._formed != self.members.epoch:
-                            self._form()
-                        if self._formed == self.members.epoch:
-                            return self._place(worker)
-                    except StoreError as error:
-                        _log.warning("epoch %d does not begin yet: %s", self.members.epoch, error)
-                        self._formed = 0
+                if self._complete() and self._begun():
+                    return self._place(worker)
                 self.turn.wait(WAKE_S)
+
+    def _begun(self) -> bool:
+        """Begin the work of this epoch, where that has not been done; return whether it has begun."""
+        try:
+            if self._formed != self.members.epoch:
+                self._form()
+            return self._formed == self.members.epoch
+        except HeadraceError as error:
+            self._formed = 0
+            if not heals(error):
+                self.fail(error)
+            else:
+                _log.warning("epoch %d does not begin yet: %s", self.members.epoch, error)
+            return False
 
     def _joined(self, worker: str, told: Mapping[str, Any], now: float) -> None:
         self.join(worker, told, now)
@@ -211,6 +225,11 @@ class Gathering(Attendance):
     def _require_epoch(self, worker: str, epoch: int) -> None:
         if epoch != self.members.epoch or worker not in self.members:
             raise _over(epoch, self.members.epoch)
+
+
+def heals(error: HeadraceError) -> bool:
+    """Return whether an error may be over in a moment: a full disk, a server that is started again."""
+    return isinstance(error, (StoreError, ClusterError)) and not isinstance(error, (CorruptSnapshot, LeaseLost))
 
 
 def _over(epoch: int, now: int) -> LeaseLost:

@@ -7,6 +7,7 @@ its threads end when the silent member's connections do.
 
 from __future__ import annotations
 
+import socket
 import threading
 from collections.abc import Sequence
 from datetime import timedelta
@@ -18,23 +19,35 @@ from torch import Tensor
 from torch.distributed import PrefixStore, TCPStore  # type: ignore[attr-defined]
 
 from headrace.errors import WorkerLost
+from headrace.runtime.frames import check_loopback
 
 MEETING_S = 20.0
 LOOK_S = 0.02
 """While it waits for the others a call looks so often whether it was aborted."""
-_ASIDE: list[Any] = []  # aborted groups: to drop one would wait for its calls
+_ASIDE: list[tuple[Any, Any, Tensor]] = []  # aborted groups: to drop one would wait for its calls
+_LOCK = threading.Lock()
 
 
 class MeetingPoint:
     """A store of this process in which a group meets when this process is its first member.
 
+    Neither this store nor a group's sockets ask anybody for a secret.
+
     Args:
-        host: Where the others reach it.
+        host: Where the others reach it; it listens on that address only.
+        remote: Whether that may be an address that other machines can reach.
+
+    Raises:
+        ConfigError: If other machines can reach it and `remote` is not set.
     """
 
-    def __init__(self, host: str = "127.0.0.1") -> None:
-        self._store = TCPStore(host, 0, None, True, wait_for_workers=False)
-        self.address = f"{host}:{self._store.port}"
+    def __init__(self, host: str = "127.0.0.1", *, remote: bool = False) -> None:
+        check_loopback(host, remote)
+        family = socket.AF_INET6 if ":" in host else socket.AF_INET
+        listener = socket.create_server((host, 0), family=family, backlog=256)
+        port = listener.getsockname()[1]  # on its own, the store would listen on every address of the machine
+        self._store = TCPStore(host, port, None, True, wait_for_workers=False, master_listen_fd=listener.detach())
+        self.address = f"{host}:{port}"
 
 
 class GlooGroup:
@@ -93,12 +106,19 @@ class GlooGroup:
                     self.abort()
                     raise _gone("sum", error) from error
             if self._aborted.is_set():
-                _ASIDE.append((self._group, work, values))
+                _put_aside(self._group, work, values)
                 raise _gone("sum", "another epoch has begun")
 
     def abort(self) -> None:
         """End the calls of this process, from any thread; the group cannot be used afterwards."""
         self._aborted.set()
+
+
+def _put_aside(group: Any, work: Any, values: Tensor) -> None:
+    """Keep a group, its call and what the call writes to until the call has ended; drop those whose has."""
+    with _LOCK:
+        _ASIDE[:] = [one for one in _ASIDE if not one[1].is_completed()]
+        _ASIDE.append((group, work, values))
 
 
 def _gone(what: str, error: object) -> WorkerLost:

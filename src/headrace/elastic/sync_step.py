@@ -75,6 +75,7 @@ class Step(Together):
         newest_time: Newest event time on any worker before this step.
         slow: Seconds to sleep for so many rows: injected slowness.
         seconds: What the last part took, sleep included.
+        summed: Whether what is computed now comes from the sums, so that an error is everybody's.
     """
 
     knows_loss = False
@@ -87,7 +88,7 @@ class Step(Together):
         self.plan: Plan | None = None
         self.summer: Summer | None = None
         self.slow: Callable[[int], float] = lambda rows: 0.0
-        self.seconds = 0.0
+        self.seconds, self.summed = 0.0, False
         self._vote, self._seed, self._rows, self._begun, self._own_newest = vote, seed, 0, 0.0, 0
 
     @property
@@ -101,7 +102,7 @@ class Step(Together):
 
     def begin(self, rows: int) -> None:
         """Begin to compute a part of so many rows."""
-        self._rows, self._begun = rows, time.perf_counter()
+        self._rows, self._begun, self.summed = rows, time.perf_counter(), False
 
     def random(self, state: Tensor) -> Tensor:
         """Return the state that this worker's random numbers of the step are drawn from; the same if it is redone."""
@@ -142,6 +143,7 @@ class Step(Together):
             time.sleep(extra)
             self.seconds += extra
         self.summer.sum_(whole)
+        self.summed = True
         spread(whole, learned, buffers)
         return whole[-1].clone()
 
@@ -153,6 +155,7 @@ class Step(Together):
             LeaseLost: If it does not: another epoch has begun, and the step is done again there.
         """
         assert self.plan is not None
+        self.summed = False  # what comes now is of this worker's rows
         if batch is None:
             yield
         else:

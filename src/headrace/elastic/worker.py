@@ -121,7 +121,8 @@ class Worker:
         self.taken, self.learned, self.ended = 0, 0, False
         self._plans: dict[int, Plan] = {}
         self._known, self._group = 0, GlooGroup("", 0, 0, 1)
-        self._meeting = MeetingPoint(me.host)
+        meets = config.mode == "sync" and config.sums == "gloo"
+        self._meeting = MeetingPoint(me.host, remote=config.remote) if meets else None
         self.agent = Agent(head, secret, me.name, config.silence_s, self._numbers)
 
     def together(self) -> Any:
@@ -162,10 +163,15 @@ class Worker:
         """
         self.agent.epoch = -1
         while not self.ended:
-            told = {"meeting": self._meeting.address, "pid": os.getpid(), "host": self.me.host,
-                    "rows": len(self.job.reader), "generation": self.me.generation}  # fmt: skip
+            told = {"meeting": self._meeting.address if self._meeting else "", "pid": os.getpid(),
+                    "host": self.me.host, "rows": len(self.job.reader), "generation": self.me.generation}  # fmt: skip
             fields = {"worker": self.name, "told": told, "step": self.taken}
-            place = self.call("enter", fields).fields
+            try:
+                place = self.call("enter", fields).fields
+            except LeaseLost as error:
+                _log.info("%s was taken for dead while it waited: %s", self.name, error)
+                time.sleep(AGAIN_S)
+                continue
             if place["end"] and not place.get("members"):
                 break
             try:
@@ -255,8 +261,7 @@ class Worker:
         self.taken = plan.step
         self.learned += plan.rows
         del self._plans[plan.step]
-        if self.config.checkpoint_every and plan.step % self.config.checkpoint_every == 0:
-            self._save(plan.step)
+        self._save_if_due(plan.step)
 
     def _without_plan(self) -> None:
         """Wait for the next plan; or catch up, where the others took that step already."""
@@ -275,8 +280,10 @@ class Worker:
         self._take_plans(told["plans"])
         self.ended = bool(told["end"])
 
-    def _save(self, step: int) -> None:
+    def _save_if_due(self, step: int) -> None:
         """Give the head the dense part after a step, for a checkpoint, where this worker is the one to do it."""
+        if not self.config.checkpoint_every or step % self.config.checkpoint_every:
+            return
         if self.call("saves", {"worker": self.name, "step": step}).fields["save"]:
             fields, arrays = pack_state(dense_state(self.learner))
             self.call("save", {"step": step, **fields}, arrays)
@@ -290,16 +297,19 @@ class Worker:
             self.learner.follow(rows)
             self.taken = step
             self._plans.pop(step, None)
+            self._save_if_due(step)
         self.step.summer = usual
 
     def _report_bad(self, plan: Plan, error: HeadraceError) -> None:
         """Find out which rows cannot be read or learned, and have them quarantined; others' rows are not our affair.
 
         Raises:
+            LeaseLost: The step is done again.
             HeadraceError: If no row is at fault, here or elsewhere.
         """
+        own = isinstance(error, DataError) or not self.step.summed
         rows = bad_rows(self.job.reader, self.learner, plan, error)
-        fields = {"worker": self.name, "epoch": self.step.epoch, "step": plan.step, "rows": rows,
+        fields = {"worker": self.name, "epoch": self.step.epoch, "step": plan.step, "rows": rows, "own": own,
                   "error": f"{type(error).__name__}: {error}"}  # fmt: skip
         self.call("bad", fields)
         raise LeaseLost(f"Step {plan.step}", got=str(error), expected="finite numbers", do="It is done again.")

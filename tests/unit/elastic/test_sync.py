@@ -12,7 +12,7 @@ import torch
 from headrace.elastic.config import ElasticConfig
 from headrace.elastic.job import SOURCE, Job
 from headrace.elastic.sequence import RowSequence
-from headrace.errors import NonFiniteLoss
+from headrace.errors import DataError, NonFiniteLoss
 from headrace.learn.ledger import LEDGER, open_ledger, record
 from headrace.runtime.actions import AdjustBatch, AdjustRate, Decision
 from headrace.runtime.work_queue import ShardQueue
@@ -238,3 +238,40 @@ def test_another_head_goes_on_where_the_first_one_died(plain, tmp_path) -> None:
         run.restart_head()
         run.wait()
         close(plain, run.weights())
+
+
+@pytest.mark.parametrize("sums", ["gloo", "head"])
+def test_what_one_worker_alone_cannot_read_holds_up_nobody(plain, tmp_path, sums) -> None:
+    with cluster(tmp_path, workers=2, sums=sums) as run:
+        run.start(*NAMES[:2])
+        reader = run.workers["worker-1"].job.reader
+        read, failures = reader.read, [DataError("Rows", got="a torn file")] * 2
+
+        def torn(pieces):
+            if threading.current_thread().name == "rows" and failures and run.head.conductor.committed >= 3:
+                raise failures.pop()
+            return read(pieces)
+
+        reader.read = torn
+        run.wait(20.0)
+        close(plain, run.weights())
+        assert not failures
+        assert run.head.queue.counts().quarantined == 0
+
+
+def test_a_gradient_that_the_tables_refuse_is_its_workers_own(plain, tmp_path) -> None:
+    """The others have summed and voted: they wait for a worker whose part was refused."""
+    with cluster(tmp_path, workers=2) as run:
+        run.start(*NAMES[:2])
+        remote = run.workers["worker-1"].remote
+        prepare, failures = remote.prepare, [NonFiniteLoss("Table 'user'", got="a gradient that is too large")] * 2
+
+        def refused(transaction, part) -> None:
+            if failures and run.head.conductor.committed >= 3:
+                raise failures.pop()
+            prepare(transaction, part)
+
+        remote.prepare = refused
+        run.wait(20.0)
+        close(plain, run.weights())
+        assert not failures
