@@ -5,6 +5,6 @@ from __future__ import annotations
 __all__ = ["METHODS"]
 
 METHODS = (
-    "add", "bad", "beat", "buckets", "enter", "farewell", "hand_over", "handed", "leave", "ordered", "orders", "plans",
-    "push", "result", "save", "saves", "set_server", "status", "vote", "work",
+    "add", "bad", "beat", "buckets", "enter", "farewell", "hand_over", "handed", "ordered", "orders", "plans", "push",
+    "result", "save", "saves", "set_server", "status", "vote", "work",
 )  # fmt: skip

@@ -4,21 +4,22 @@ from __future__ import annotations
 
 import importlib
 import json
-import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
 from headrace.config import known_name, require
+from headrace.elastic.settings_file import FILE, VARIABLE, result_in, settings_in
 from headrace.errors import ConfigError
 from headrace.online.recipe import build, find_recipe
 from headrace.publish.durable_files import write_whole
 from headrace.ranking.config import FitConfig
 from headrace.runtime.simulate_patterns import Pattern
+from headrace.runtime.solutions import backs_up, solution_from_json
 
-FILE = "elastic.json"
-VARIABLE = "HEADRACE_ELASTIC"
+LEARNED = ("recipe", "arguments", "settings", "batch_rows", "epochs", "mode", "delivery", "shuffle", "seed")
+"""What two runs must share so that the result of one is that of the other."""
 Mode = Literal["sync", "async"]
 Sums = Literal["gloo", "head"]
 Delivery = Literal["exactly_once", "at_least_once", "at_most_once"]
@@ -54,7 +55,8 @@ class ElasticConfig:
         start_s: How long the head waits for all workers before it begins with those that are there.
         lookup_wait_s: How long a look-up waits at a table server for the step that it has to see.
         prepared_bytes: Gradients that a table server holds until their steps count, all together.
-        checkpoint_every: Steps between two checkpoints; 0: only at the end.
+        checkpoint_every: Steps between two checkpoints; 0: none, so that a run that loses a table server, or all of its
+            workers, or is started again, begins anew.
         audit: Count in a table of the model how often each example was learned.
         checkpoints: Folder of checkpoints, which head and servers must see alike; None: in the run's folder.
         publish: Publish the result as version 0 of the folder, as a fit does.
@@ -134,6 +136,38 @@ class ElasticConfig:
         }
         return replace(made, **changes)
 
+    def check(self, fit: FitConfig | None = None) -> None:
+        """Raise for what only the recipe and the solution can tell to be wrong.
+
+        Args:
+            fit: What the recipe makes, where that is known.
+
+        Raises:
+            ConfigError: If a step has fewer rows than workers, or workers are to be left out of sums that they make.
+        """
+        rows = (fit or self.learned()).batch_rows
+        require(rows >= self.workers, "Rows of a step (batch_rows)", got=rows,
+                expected=f"one for each of {self.workers} workers", do="Take larger steps.")  # fmt: skip
+        if self.mode == "sync" and self.sums != "head" and self.solution is not None:
+            require(not backs_up(solution_from_json(self.solution)), "ElasticConfig.sums", got=self.sums,
+                    expected="head, with a solution that leaves slow workers out",
+                    do="Set sums='head' (--sums head).")  # fmt: skip
+
+    def ended(self) -> Mapping[str, Any] | None:
+        """Return what the run in this folder came to; None where it has not ended, or never began.
+
+        Raises:
+            ConfigError: If it has learned something else than this one is to.
+        """
+        made = result_in(self.folder)
+        if made is None:
+            return None
+        before, now = settings_in(self.folder), json.loads(json.dumps(self.to_json()))
+        other = {name: before.get(name) for name in LEARNED if before.get(name) != now[name]}
+        require(not other, f"Folder {self.folder}", got=f"the result of another run: {other}",
+                expected="none, or that of this run", do="Give a folder of its own to it.")  # fmt: skip
+        return made
+
     @property
     def saved_in(self) -> Path:
         """Folder of checkpoints."""
@@ -165,9 +199,7 @@ class ElasticConfig:
         Raises:
             ConfigError: If there are none.
         """
-        path, text = folder / FILE, os.environ.get(VARIABLE, "")
-        require(bool(text) or path.is_file(), f"Run {folder}", got=f"no {FILE}", expected="an elastic run's folder")
-        values = json.loads(text or path.read_text())
+        values = settings_in(folder)
         pattern = values.pop("pattern")
         known = {name: value for name, value in values.items() if name in ElasticConfig.__dataclass_fields__}
         made = None if pattern is None else Pattern.from_json(pattern)

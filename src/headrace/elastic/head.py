@@ -16,17 +16,19 @@ from typing import Any
 from headrace.elastic.calls import METHODS
 from headrace.elastic.conductor import Conductor
 from headrace.elastic.config import ElasticConfig
+from headrace.elastic.gathering import heals
 from headrace.elastic.job import SOURCE, Job
 from headrace.elastic.membership import Membership
 from headrace.elastic.recovery import Recovery
 from headrace.elastic.relief import Relief
 from headrace.elastic.server_side import ServerSide
+from headrace.elastic.settings_file import RESULT, result_in
 from headrace.elastic.stream import Inflow
 from headrace.elastic.turns import Result, Vote
 from headrace.errors import HeadraceError, StoreError
 from headrace.publish.durable_files import write_whole
-from headrace.runtime.actions import Add, Remove, Restart, action_from_json, action_json
-from headrace.runtime.controller import Controller, ControllerConfig, read_decisions
+from headrace.runtime.actions import Add, NodeAction, Remove, Restart, action_json
+from headrace.runtime.controller import Controller, ControllerConfig
 from headrace.runtime.frames import Reply, Request
 from headrace.runtime.solutions import Static, solution_from_json
 from headrace.runtime.wire import Server
@@ -49,20 +51,25 @@ class Head:
 
     def __init__(self, config: ElasticConfig, secret: bytes) -> None:
         self.config, self.folder, self.job = config, config.folder, Job(config)
+        config.check(self.job.fit)
         self.queue = ShardQueue(self.folder / "queue.db", self.job.queue_config(), durability=config.durability)
         self.inflow = Inflow(self.queue, SOURCE, self.job.splits.train, self.job.fit.batch_rows)
         self.rows = self.inflow.rows(self.job.fit.epochs)
         solution = Static() if config.solution is None else solution_from_json(config.solution)
-        settings = ControllerConfig(batch=self.job.fit.batch_rows, rows=self.rows)
+        settings = ControllerConfig(batch=self.job.fit.batch_rows, rows=self.rows, leaves_out=config.sums == "head")
         self.controller = Controller(solution, settings, log=self.folder / "decisions.jsonl")
-        self.members = Membership(self.folder / "epoch.json", config.silence_s)
+        self.members = Membership(self.folder / "epoch.json", config.silence_s, sync=config.durability == "power")
+        self._born = self.members.epoch
         self.servers = ServerSide(config.servers, self.job.tables, secret)
         self.recovery = Recovery(config.saved_in, self.servers, self.queue, config.checkpoint_every,
                                  dense_at_servers=config.mode == "async")  # fmt: skip
         self._recovering = threading.Lock()
         self.conductor: Any = self.conduct()
-        self.report: dict[str, Any] | None = None
+        self.report = result_in(self.folder)
         self.began = time.time()
+        self._sessions: dict[str, dict[str, Any]] = {}
+        self._ordered, self._orders = 0, dict[str, NodeAction]()
+        self._mending: threading.Thread | None = None
         self._steps = (self.folder / "steps.jsonl").open("a", encoding="utf-8", buffering=1)
         self._leader, self._seen_whole, self._address = "", False, ""
         self._stopped = threading.Event()
@@ -92,7 +99,7 @@ class Head:
 
     def _answer_beat(self, request: Request) -> dict[str, Any]:
         worker, now = str(request.fields["worker"]), time.monotonic()
-        request.session["worker"] = worker
+        request.session["worker"], self._sessions[worker] = worker, request.session
         with self.conductor.turn:
             if self.members.seen(worker, now):
                 self.members[worker].told = {**self.members[worker].told, **request.fields}
@@ -100,9 +107,10 @@ class Head:
         return {"epoch": epoch}
 
     def closed(self, session: dict[str, Any]) -> None:
-        """Note that a connection has ended; that of a worker's agent ends with the worker."""
+        """Note that a connection has ended; that of a worker's agent ends with the worker, unless it made another."""
         worker = session.get("worker")
-        if worker is not None and not self._stopped.is_set():
+        if worker is not None and self._sessions.get(worker) is session and not self._stopped.is_set():
+            del self._sessions[worker]
             self.conductor.left(worker, "its connection ended")
 
     def _answer_add(self, request: Request) -> Reply:
@@ -128,17 +136,15 @@ class Head:
     def _answer_bad(self, request: Request) -> None:
         fields = request.fields
         rows = [(str(shard), int(fence), int(place), str(why)) for shard, fence, place, why in fields["rows"]]
+        own = {"own": True} if fields.get("own") else {}
         self.conductor.poison(str(fields["worker"]), int(fields["epoch"]), int(fields["step"]), rows,
-                              str(fields["error"]))  # fmt: skip
+                              str(fields["error"]), **own)  # fmt: skip
 
     def _answer_saves(self, request: Request) -> dict[str, Any]:
         return {"save": self.recovery.wanted(int(request.fields["step"]))}
 
     def _answer_save(self, request: Request) -> None:
         self.recovery.deliver(int(request.fields["step"]), request.fields, request.arrays)
-
-    def _answer_leave(self, request: Request) -> None:
-        self.conductor.left(str(request.fields["worker"]), str(request.fields.get("reason", "it left")))
 
     # The end -------------------------------------------------------------------------------------------------------
 
@@ -154,9 +160,14 @@ class Head:
         return {"leader": False}
 
     def _answer_result(self, request: Request) -> None:
+        made, path = dict(request.fields), self.folder / RESULT
+        try:
+            write_whole(path, json.dumps(made, indent=2).encode())
+        except OSError as error:  # the worker asks again
+            raise StoreError(f"Result {path}", got=str(error), expected="a file that can be written",
+                             do="Look at the free space and the rights of its folder.") from error  # fmt: skip
         with self.conductor.turn:
-            self.report = dict(request.fields)
-            write_whole(self.folder / "result.json", json.dumps(self.report, indent=2).encode())
+            self.report = made
             self.conductor.turn.notify_all()
 
     # Servers -------------------------------------------------------------------------------------------------------
@@ -171,27 +182,44 @@ class Head:
 
     def _answer_set_server(self, request: Request) -> None:
         told = request.fields
-        if self.servers.set_server(int(told["number"]), str(told["address"]), str(told.get("process", ""))):
+        number, address, process = int(told["number"]), str(told["address"]), str(told.get("process", ""))
+        another = not self.servers.known(number, address, process)
+        all_there = self.servers.set_server(number, address, process)
+        if another:
+            with self.conductor.turn:
+                self.controller.join(f"server-{number}", "server", time.monotonic())
+        if all_there:
             self.meet_servers()
 
     def meet_servers(self) -> None:
-        """Let new servers begin, or meet those that live; where they lack what was committed, go back."""
+        """Let new servers begin, or meet those that live; where they lack what was committed, go back.
+
+        Raises:
+            HeadraceError: If they do not answer; the run ends with it where it would not help to try again.
+        """
         with self._recovering:
             if self.servers.ready:
                 return
-            if not self.servers.begin(self.queue):
-                self._go_back("a table server lost its tables")
+            try:
+                if not self.servers.begin(self.queue):
+                    self._go_back("a table server lost its tables")
+            except HeadraceError as error:
+                if not heals(error):
+                    self.conductor.fail(error)
+                raise
             with self.conductor.turn:
+                self.controller.shares = self.servers.shares()
                 self.conductor.turn.notify_all()
 
     def _go_back(self, reason: str) -> None:
         """Bring servers, queue and workers to the newest checkpoint."""
         begun = time.monotonic()
         with self.conductor.turn:
-            self.servers.ready = False
+            held = self.servers.hold()
             step, fields, arrays = self.recovery.restore(sorted(self.servers.record.servers))
             self.conductor.go_back(step, fields, arrays)
-            self.servers.ready = True
+            self.controller.shares = self.servers.shares()
+            self.servers.release(held)
             self.members.forgive(time.monotonic())
         _log.warning("%s: everything went back to step %d in %.3f s", reason, step, time.monotonic() - begun)
 
@@ -203,13 +231,18 @@ class Head:
     # Orders --------------------------------------------------------------------------------------------------------
 
     def _answer_orders(self, request: Request) -> dict[str, Any]:
+        """Return what is to be done and was not said to be done; each has a number that no other head gives."""
         with self.conductor.turn:
-            return {"orders": [action_json(order) for order in self.controller.orders(Restart, Add, Remove)]}
+            for order in self.controller.orders(Restart, Add, Remove):
+                self._ordered += 1
+                self._orders[f"{self._born}.{self._ordered}"] = order
+            return {"orders": [{"number": number, "order": action_json(order)} for number, order in
+                               self._orders.items()]}  # fmt: skip
 
     def _answer_ordered(self, request: Request) -> None:
         with self.conductor.turn:
-            order = action_from_json(request.fields["order"])
-            if isinstance(order, (Restart, Add, Remove)):
+            order = self._orders.pop(str(request.fields["number"]), None)
+            if order is not None:
                 self.controller.done(order, time.monotonic(), worked=bool(request.fields["worked"]))
 
     # What can be seen ----------------------------------------------------------------------------------------------
@@ -258,9 +291,8 @@ class Head:
             {"source": row.source, "epoch": row.epoch, "row": row.row, "error": row.error}
             for row in self.queue.quarantined()[:20]
         ]
-        log = self.folder / "decisions.jsonl"
-        known["decisions"] = list(read_decisions(log))[-20:] if log.is_file() else []
-        known["servers"] = self.servers.stats() if self.servers.ready else []
+        known["decisions"] = list(self.controller.noted)
+        known["servers"] = self.servers.heard() if self.servers.ready else []
         return known
 
     # Time ----------------------------------------------------------------------------------------------------------
@@ -273,8 +305,11 @@ class Head:
             now = time.monotonic()
             try:
                 self._watch(now, now - last)
-            except StoreError as error:  # a full disk: what could not be noted is noted later
-                _log.warning("not done yet: %s", error)
+            except HeadraceError as error:
+                if not heals(error):
+                    self.conductor.fail(error)
+                else:  # a full disk: what could not be noted is noted later
+                    _log.warning("not done yet: %s", error)
             last = now
             if now - written > STATUS_S:
                 written = now
@@ -294,9 +329,24 @@ class Head:
             self.inflow.look(now, self.controller)
             self.conductor.nudge()
             lost = self.servers.ready and self.conductor.homeless()
-        if lost:
+        apart = not self.servers.ready and self.servers.complete()
+        busy = self._mending is not None and self._mending.is_alive()
+        if (lost or apart) and not busy and self.conductor.failed is None:
+            self._mending = threading.Thread(target=self._mend, name="mend", daemon=True)
+            self._mending.start()
+
+    def _mend(self) -> None:
+        """Go back, or meet the servers, where nobody does it; in a thread, for it may wait long for a server."""
+        try:
             with self._recovering:
-                self._go_back("all workers were lost")
+                if self.servers.ready and self.conductor.homeless():
+                    self._go_back("all workers were lost")
+            self.meet_servers()
+        except HeadraceError as error:
+            _log.warning("table servers: %s", error)
+            if not heals(error):
+                self.conductor.fail(error)
+            self._stopped.wait(STATUS_S)
 
     def _write_status(self, address: str) -> None:
         folder = self.folder / "status"

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from headrace.elastic.calls import METHODS
+from headrace.elastic.settings_file import settings_in
 from headrace.runtime.frames import Request
 from headrace.runtime.launch import Launched, announce
 from headrace.runtime.wire import Handler, Server, secret_of
@@ -47,8 +48,9 @@ def run_head(folder: Path, me: Launched) -> None:
         me: What this process knows of itself.
     """
     secret, gate = secret_of(folder), Gate()
-    wire = _listen(folder, me.host, secret, gate)
-    (folder / "head.json").write_text(json.dumps({"address": wire.address, "pid": os.getpid()}))
+    remote = bool(settings_in(folder).get("remote"))
+    wire = _listen(folder, me.host, secret, gate, remote=remote)
+    _note(folder / "head.json", {"address": wire.address, "pid": os.getpid()})
     announce(wire.address)
     from headrace.elastic.async_head import AsyncHead
     from headrace.elastic.config import ElasticConfig
@@ -64,11 +66,18 @@ def run_head(folder: Path, me: Launched) -> None:
         wire.close()
 
 
-def _listen(folder: Path, host: str, secret: bytes, gate: Gate) -> Server:
+def _note(path: Path, values: dict[str, Any]) -> None:
+    """Write a small file whole, or not at all."""
+    beside = path.with_name(f"{path.name}.{os.getpid()}.part")
+    beside.write_text(json.dumps(values))
+    beside.replace(path)
+
+
+def _listen(folder: Path, host: str, secret: bytes, gate: Gate, *, remote: bool) -> Server:
     """Listen where the head before did, so that who knows its address finds this one; else anywhere."""
     path, methods = folder / "head.json", dict.fromkeys(METHODS, gate.answer)
     try:
         port = int(str(json.loads(path.read_text())["address"]).rpartition(":")[2])
-        return Server(methods, f"{host}:{port}", secret, closed=gate.closed, remote=True)
+        return Server(methods, f"{host}:{port}", secret, closed=gate.closed, remote=remote)
     except (OSError, ValueError, KeyError):  # the first head, or somebody else has the port now
-        return Server(methods, f"{host}:0", secret, closed=gate.closed, remote=True)
+        return Server(methods, f"{host}:0", secret, closed=gate.closed, remote=remote)

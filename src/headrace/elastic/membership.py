@@ -55,6 +55,7 @@ class Membership:
     Args:
         path: File with the epoch; a head that starts again goes on above it.
         silence_s: After so long without a sign of life a member is lost.
+        sync: Whether the epoch has to outlive a power cut.
 
     Thread-safety: none; the head calls it under its lock.
 
@@ -67,8 +68,8 @@ class Membership:
         (['worker-0', 'worker-1'], 3, ['worker-1'])
     """
 
-    def __init__(self, path: Path, silence_s: float) -> None:
-        self._path, self._silence_s = path, silence_s
+    def __init__(self, path: Path, silence_s: float, *, sync: bool = False) -> None:
+        self._path, self._silence_s, self._sync = path, silence_s, sync
         self._members: dict[str, Member] = {}
         self.events: list[Event] = []
         self.epoch = int(json.loads(path.read_text())["epoch"]) if path.is_file() else 0
@@ -130,7 +131,7 @@ class Membership:
         """
         if self.epoch >= self._reserved:
             try:
-                write_whole(self._path, json.dumps({"epoch": self.epoch + RESERVED}).encode(), sync=False)
+                write_whole(self._path, json.dumps({"epoch": self.epoch + RESERVED}).encode(), sync=self._sync)
             except OSError as error:
                 raise StoreError(f"Epochs in {self._path}", got=str(error), expected="a file that can be written",
                                  do="Look at the free space and the rights of its folder.") from error  # fmt: skip

@@ -16,6 +16,7 @@ from typing import Any
 
 from headrace.config import require
 from headrace.elastic.config import ElasticConfig
+from headrace.elastic.settings_file import result_in
 from headrace.errors import ClusterError, HeadraceError, WorkerLost
 from headrace.runtime.actions import Add, Remove, Restart, action_from_json
 from headrace.runtime.crew import Crew, RestartConfig
@@ -39,6 +40,9 @@ def run_elastic(
 ) -> Report:  # fmt: skip
     """Run to the end on processes that are started here, and ended whatever happens.
 
+    A folder whose run was stopped goes on from its newest checkpoint, or begins anew where it has none. One whose run
+    has ended starts nothing: what it came to is returned again.
+
     Args:
         config: The run.
         launcher: Starts the processes; None: on this machine.
@@ -48,13 +52,18 @@ def run_elastic(
         restarts: When processes that died are started again.
 
     Returns:
-        `job_s` (first step begun to last step committed), `steps`, validation and test figures, the audit of examples,
-        CPU seconds by role, restarts; `settings` has the time of every step.
+        `job_s` (first to last step committed), `steps` (both of this start), validation and test figures, the audit of
+        examples, CPU seconds by role, restarts; `settings` has the time of every step.
 
     Raises:
+        ConfigError: If the settings do not fit the recipe, or the folder has the result of other ones.
         WorkerLost: If a process failed too often.
         HeadraceError: What ended the run.
     """
+    made = config.ended()
+    if made is not None:
+        return _of_before(config, made)
+    config.check()
     with contextlib.ExitStack() as stack:
         used = launcher or stack.enter_context(LocalLauncher(config.folder / "logs"))
         run = _Run(config, used, restarts)
@@ -79,7 +88,9 @@ class _Run:
         self._head: tuple[str, Connection] | None = None
         self._address = ""
         self._told: dict[int, tuple[str, int | None, int | None]] = {}
-        self._telling = threading.Lock()
+        self._before, self._started = len(steps_of(config)), time.time()
+        self._obeyed: dict[str, bool] = {}
+        self._closing = threading.Event()
 
     def _command(self, role: str, index: int) -> RoleCommand:
         words = [sys.executable, "-m", "headrace.elastic", role, str(self.config.folder)]
@@ -128,60 +139,80 @@ class _Run:
             except WorkerLost as error:
                 _log.info("no status: %s", error)
                 status = self._last_word(status)
-                if status.get("finished"):
-                    return self._report(status, whole=True)
-                continue
-            if on_status is not None:
-                on_status(status)
+            else:
+                if on_status is not None:
+                    on_status(status)
             if status.get("error"):
                 raise ClusterError("Run", got=str(status["error"]), expected="a run that goes on")
-            if status["finished"]:
+            if status.get("finished"):
                 return self._report(status, whole=True)
 
     def _last_word(self, status: dict[str, Any]) -> dict[str, Any]:
-        """Return what a head that has ended by itself wrote last, where it can be read; else what is known."""
-        path = self.config.folder / "status" / "cluster.json"
-        if self.crew.names("head") or not path.is_file():
+        """Return how a head that has ended by itself left the run; while it runs, or is started again, what is known.
+
+        Raises:
+            ClusterError: If it has ended, and there is no result.
+        """
+        if HEAD in self.crew.running():
             return status
-        known: dict[str, Any] = json.loads(path.read_text())
-        return known
+        path = self.config.folder / "status" / "cluster.json"
+        known: dict[str, Any] = json.loads(path.read_text()) if path.is_file() else {}
+        if float(known.get("started", 0.0)) < self._started:  # of an earlier start
+            known = status
+        if not known.get("error") and result_in(self.config.folder) is None:
+            raise ClusterError("Head", got="its end", expected="a result first",
+                               do=f"The end of its log says:\n{self.launcher.tail(HEAD)}")  # fmt: skip
+        return {**known, "finished": True}
 
     def _tell_servers(self) -> None:
         """Tell the head where servers listen: those that were started again, and a head that was."""
-        with contextlib.suppress(HeadraceError):
-            while self.crew.names("server"):
-                for name in self.crew.names("server"):
-                    number = int(name.rpartition("-")[2])
-                    with contextlib.suppress(WorkerLost):
-                        address = self.launcher.address(name, timeout_s=1.0)
-                        now = (address, self.launcher.pid(name), self.launcher.pid(HEAD))
-                        if self._told.get(number) != now:
-                            fields = {"number": number, "address": address, "process": str(now[1])}
-                            self._call_aside("set_server", fields)
-                            self._told[number] = now
-                time.sleep(LOOK_S)
+        problems: dict[str, str] = {}
+        while not self._closing.wait(LOOK_S):
+            for name in self.crew.names("server"):
+                try:
+                    self._tell_server(name)
+                    problems.pop(name, None)
+                except Exception as error:  # noqa: BLE001 - whatever it is, the others have to be told
+                    text = f"{type(error).__name__}: {error}"
+                    if problems.get(name) != text and not self._closing.is_set():
+                        _log.warning("%s is not met yet: %s", name, text)
+                    problems[name] = text
+
+    def _tell_server(self, name: str) -> None:
+        number, address = int(name.rpartition("-")[2]), self.launcher.address(name, timeout_s=1.0)
+        now = (address, self.launcher.pid(name), self.launcher.pid(HEAD))
+        if self._told.get(number) != now:
+            self._call_aside("set_server", {"number": number, "address": address, "process": str(now[1])})
+            self._told[number] = now
 
     def _call_aside(self, method: str, fields: Mapping[str, Any]) -> None:
         with Connection(self._where(), self.secret, 60.0, name="head") as connection:
             connection.call(method, fields, retry_s=30.0)
 
     def _carry_out(self) -> None:
-        """Do what the controller has ordered."""
-        for plain in self.call("orders")["orders"]:
-            order, worked = action_from_json(plain), True
-            try:
-                if isinstance(order, Restart):
-                    self.crew.restart(order.node, timeout_s=0.5)
-                elif isinstance(order, Add):
-                    self.crew.add("worker", order.count)
-                elif isinstance(order, Remove):
-                    self.crew.remove(order.nodes, timeout_s=0.5)
-                else:
-                    worked = False
-            except HeadraceError as error:
-                _log.warning("order %s: %s", plain, error)
-                worked = False
-            self.call("ordered", {"order": plain, "worked": worked})
+        """Do what the controller has ordered, once: an order comes again until the head has heard that it is done."""
+        for one in self.call("orders")["orders"]:
+            number = str(one["number"])
+            if number not in self._obeyed:
+                self._obeyed[number] = self._obey(one["order"])
+            self.call("ordered", {"number": number, "worked": self._obeyed[number]})
+
+    def _obey(self, plain: Mapping[str, Any]) -> bool:
+        """Return whether an order could be carried out."""
+        order = action_from_json(plain)
+        try:
+            if isinstance(order, Restart):
+                self.crew.restart(order.node, timeout_s=0.5)
+            elif isinstance(order, Add):
+                self.crew.add("worker", order.count)
+            elif isinstance(order, Remove):
+                self.crew.remove(order.nodes, timeout_s=0.5)
+            else:
+                return False
+        except HeadraceError as error:
+            _log.warning("order %s: %s", plain, error)
+            return False
+        return True
 
     def _measure(self, step: int) -> None:
         """Note the CPU seconds of every process, where all are this machine's."""
@@ -204,7 +235,7 @@ class _Run:
 
     def _report(self, status: Mapping[str, Any], *, whole: bool) -> Report:
         report = Report()
-        steps = steps_of(self.config)
+        steps = steps_of(self.config)[self._before :]
         times = [line["monotonic"] for line in steps]
         source = "run_elastic"
         report.add("steps", len(steps), source=source)
@@ -216,13 +247,8 @@ class _Run:
         for role, seconds in self._by_role().items():
             report.add(f"cpu_s/{role}", seconds, unit="s", source="all processes of the role, imports included")
         report.add("restarts", sum(self.crew.restarts().values()), source=source)
-        path = self.config.folder / "result.json"
-        made = json.loads(path.read_text()) if whole and path.is_file() else {}
-        for name, value in made.get("figures", {}).items():
-            report.add(name, value, source=f"after {made['steps']} steps")
-        for name in ("lost", "doubled", "unknown"):
-            if name in made.get("audit", {}):
-                report.add(f"audit/{name}", made["audit"][name], source="the ledger in the tables")
+        made = (result_in(self.config.folder) if whole else None) or {}
+        _add_result(report, made)
         report.add("quarantined", status.get("shards", {}).get("quarantined", 0), source="the queue")
         since = self.first_cpu_s or {}
         report.settings |= {
@@ -237,17 +263,43 @@ class _Run:
 
     def close(self) -> None:
         """End everything."""
+        self._closing.set()
         self.crew.stop()
         if self._head is not None:
             self._head[1].close()
 
 
+def _add_result(report: Report, made: Mapping[str, Any]) -> None:
+    """Add what the run came to: figures, and the audit of examples."""
+    for name, value in made.get("figures", {}).items():
+        report.add(name, value, source=f"after {made['steps']} steps")
+    for name in ("lost", "doubled", "unknown"):
+        if name in made.get("audit", {}):
+            report.add(f"audit/{name}", made["audit"][name], source="the ledger in the tables")
+
+
+def _of_before(config: ElasticConfig, made: Mapping[str, Any]) -> Report:
+    """Return the report of a run that had ended before."""
+    report = Report()
+    report.add("steps", int(made["steps"]), source="run_elastic")
+    _add_result(report, made)
+    report.settings |= {"audit": made.get("audit", {}), "decisions": str(config.folder / "decisions.jsonl"),
+                        "config": {name: str(value) for name, value in asdict(config).items()}}  # fmt: skip
+    report.notes.append("this run had ended before: nothing was started. To learn again, give another folder")
+    return report
+
+
 def steps_of(config: ElasticConfig) -> list[dict[str, Any]]:
-    """Return what was noted of every committed step: step, epoch, rows, workers, time (wall) and monotonic."""
+    """Return what was noted of every committed step: step, epoch, rows, workers, time (wall) and monotonic.
+
+    Lines that a crash or a full disk has cut off are left out.
+    """
     path = config.folder / "steps.jsonl"
-    if not path.is_file():
-        return []
-    return [json.loads(line) for line in path.read_text().splitlines() if line.endswith("}")]
+    found = []
+    for line in path.read_text(errors="replace").splitlines() if path.is_file() else ():
+        with contextlib.suppress(ValueError):
+            found.append(json.loads(line))
+    return [line for line in found if isinstance(line, dict)]
 
 
 def cpu_seconds(pid: int) -> float | None:

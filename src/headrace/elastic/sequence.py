@@ -94,11 +94,6 @@ class RowSequence:
             self._queue.leave(self._holder, clean=True)  # what was not committed was not learned
         self._holder = holder
 
-    def renew(self) -> None:
-        """Keep the leases."""
-        if self._holder:
-            self._queue.renew(self._holder)
-
     def give_back(self, pieces: Sequence[Piece]) -> None:
         """Put pieces that were not learned before all others."""
         self._ready.extendleft(reversed(pieces))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import threading
+import time
 from collections.abc import Sequence
 from typing import Any
 
@@ -18,6 +19,8 @@ from headrace.runtime.work_queue import ShardQueue
 from headrace.store import TableConfig
 
 _log = logging.getLogger(__name__)
+PATIENCE_S = 2.0
+"""A server that has not said how it is after so long is silent."""
 
 
 class ServerSide:
@@ -41,6 +44,8 @@ class ServerSide:
         self.applier: Applier | None = None
         self.ready = False
         self._given: dict[int, tuple[str, str]] = {}
+        self._changes, self._torn = 0, False
+        self._heard, self._asked = dict[int, dict[str, Any]](), (-1, 0.0)
         self._lock = threading.RLock()
 
     def set_server(self, number: int, address: str, process: str = "") -> bool:
@@ -54,9 +59,35 @@ class ServerSide:
         with self._lock:
             if self._given.get(number) != (address, process):
                 self.ready = False
+                self._changes += 1
+                self._heard.pop(number, None)
             self._given[number] = (address, process)
             self.record.set_server(number, address)
             return not self.ready and len(self._given) >= self.count
+
+    def hold(self) -> int:
+        """Let nobody count on the servers while they are brought to a checkpoint; give `release` what is returned."""
+        with self._lock:
+            self.ready, self._torn = False, True
+            return self._changes
+
+    def release(self, held: int) -> None:
+        """Note that all servers stand at one step again; not ready where one of them was replaced meanwhile."""
+        with self._lock:
+            self._torn, self.ready = False, held == self._changes
+
+    def shares(self) -> dict[str, float]:
+        """Return the share of the buckets that each server has; nothing where they are even."""
+        owners = self.record.map.owners
+        counts = {number: int((owners == number).sum()) for number in sorted(self.record.servers)}
+        if max(counts.values()) - min(counts.values()) <= 1:
+            return {}
+        return {f"server-{number}": count / len(owners) for number, count in counts.items()}
+
+    def known(self, number: int, address: str, process: str) -> bool:
+        """Return whether this process is known as a server already."""
+        with self._lock:
+            return self._given.get(number) == (address, process)
 
     def complete(self) -> bool:
         """Return whether all servers have told where they listen."""
@@ -75,7 +106,11 @@ class ServerSide:
         with self._lock:
             self.record.moved(BucketMap.even(sorted(self._given), version=1))
             self.directory.refresh()
-            applied = [int(self.directory.client(number).stats()["applied"]) for number in self.directory.servers]
+            if self._torn:
+                return False  # a way back that broke off: some stand here, some there
+            for number in self.directory.servers:
+                self._heard[number] = self.directory.client(number).stats()
+            applied = [int(self._heard[number]["applied"]) for number in self.directory.servers]
             last = max(queue.last_step, 0)
             told = {step for step, _ in queue.decided(min(applied) + 1)}
             if not last and not max(applied):
@@ -136,15 +171,26 @@ class ServerSide:
             self.applier.fence(epoch, worker)
 
     def stats(self) -> list[dict[str, Any]]:
-        """Return numbers of every server that answers."""
-        found = []
+        """Ask every server for its numbers, and return those of all that answer; may wait for one that does not."""
         for number in sorted(self._given):
+            self._asked = (number, time.monotonic())
             try:
-                found.append({"name": f"server-{number}", "state": "serving",
-                              **self.directory.client(number).stats()})  # fmt: skip
+                self._heard[number] = self.directory.client(number).stats()
             except HeadraceError as error:
                 _log.info("server %d: %s", number, error)
+                self._heard.pop(number, None)
+        self._asked = (-1, 0.0)
+        return self.heard()
+
+    def heard(self) -> list[dict[str, Any]]:
+        """Return what every server said when `stats` last asked it; nothing of one that keeps it waiting."""
+        (asked, since), found = self._asked, []
+        for number in sorted(self._given):
+            told = self._heard.get(number)
+            if told is None or (asked == number and time.monotonic() - since > PATIENCE_S):
                 found.append({"name": f"server-{number}", "state": "silent"})
+            else:
+                found.append({"name": f"server-{number}", "state": "serving", **told})
         return found
 
     def close(self) -> None:

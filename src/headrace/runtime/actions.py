@@ -66,7 +66,7 @@ class Add:
 
 @dataclass(frozen=True, slots=True)
 class Remove:
-    """Let these workers finish their step and go."""
+    """Let these workers go; the others take the step that they are in again."""
 
     everyone: ClassVar[bool] = False
     nodes: tuple[str, ...]

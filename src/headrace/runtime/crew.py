@@ -75,8 +75,8 @@ class _Member:
 class Crew:
     """Keeps the processes of a run alive through a launcher; the controller's orders are its methods.
 
-    A process is called `<role>-<index>`; an index is never given twice. One that ends with status 0 has finished. Not
-    thread-safe: one thread starts, polls and orders.
+    A process is called `<role>-<index>`; an index is never given twice. One that ends with status 0 has finished. One
+    thread starts, polls and orders; any may ask for names.
 
     Args:
         launcher: Starts and watches them.
@@ -204,11 +204,12 @@ class Crew:
 
     def names(self, role: str | None = None) -> list[str]:
         """Return the names of the processes that were started and not removed, of one role or of all."""
-        return [name for name, member in self._members.items() if member.wanted and role in (None, member.role)]
+        known = list(self._members.items())  # other threads may ask while one starts more
+        return [name for name, member in known if member.wanted and role in (None, member.role)]
 
     def running(self) -> list[str]:
         """Return the names of the processes that have neither finished nor been removed."""
-        return [name for name, member in self._members.items() if not member.finished]
+        return [name for name, member in list(self._members.items()) if not member.finished]
 
     @property
     def finished(self) -> bool:
