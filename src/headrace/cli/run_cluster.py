@@ -22,6 +22,7 @@ from headrace.protocols import Placement
 from headrace.ranking import FitConfig
 from headrace.runtime import Launcher, solution_json
 from headrace.runtime.clusters import open_launcher
+from headrace.runtime.solutions import backs_up
 from headrace.types import Report
 
 ROLES = ("head", "server", "worker")
@@ -40,10 +41,13 @@ def add_cluster_arguments(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--mode", choices=("sync", "async"), help="one step of all together (default), or each its own")
     group.add_argument("--solution", metavar="NAME", help="what is done about slow processes: a class of "
                        f"{SOLUTIONS} (AntDtNd, LbBsp, LagScaling, ...) or package.module:Class")
+    group.add_argument("--sums", choices=("gloo", "head"), help="who adds the gradients of a step: all workers "
+                       "(default), or the head, which can leave slow workers out and lets in only who knows the secret")
     group.add_argument("--max-staleness", type=int, metavar="STEPS", help="with --mode async: how many steps of others "
                        "may lie between the parameters that a worker learns from and its own step, at least one less "
                        "than workers (default: any number, and nobody waits)")
-    group.add_argument("--checkpoint-every", type=int, metavar="STEPS", help="0 (default): only at the end")
+    group.add_argument("--checkpoint-every", type=int, metavar="STEPS", help="0 (default): none, so that a run whose "
+                       "table server dies begins anew")
     group.add_argument("--checkpoints", type=Path, metavar="FOLDER", help="where checkpoints are kept: a folder that "
                        "all machines of the cluster see (default: in the run's folder)")
     group.add_argument("--place", action="append", default=[], metavar="ROLE=RESOURCES", help="what a role reserves on "
@@ -53,7 +57,7 @@ def add_cluster_arguments(parser: argparse.ArgumentParser) -> None:
 
 def refuse_without_cluster(arguments: argparse.Namespace) -> None:
     """Raise ConfigError for an option that means nothing without `--cluster`."""
-    for name in ("workers", "servers", "mode", "solution", "max_staleness", "checkpoint_every", "checkpoints",
+    for name in ("workers", "servers", "mode", "solution", "sums", "max_staleness", "checkpoint_every", "checkpoints",
                  "place"):  # fmt: skip
         value = getattr(arguments, name)
         require(value is None or value == [], f"--{name.replace('_', '-')}", got=value,
@@ -99,10 +103,13 @@ def elastic_config(arguments: argparse.Namespace) -> ElasticConfig:
                           do="The processes of an online run are started one by one: see --role.")  # fmt: skip
     require(arguments.max_staleness is None or arguments.mode == "async", "--max-staleness",
             got=arguments.max_staleness, expected="nothing, but with --mode async")  # fmt: skip
-    names = ("workers", "servers", "mode", "max_staleness", "checkpoint_every", "checkpoints")
+    names = ("workers", "servers", "mode", "sums", "max_staleness", "checkpoint_every", "checkpoints")
     given = {name: value for name in names if (value := getattr(arguments, name)) is not None}
     if arguments.solution is not None:
-        given["solution"] = solution_json(named_solution(arguments.solution))
+        solution = named_solution(arguments.solution)
+        given["solution"] = solution_json(solution)
+        if backs_up(solution):
+            given.setdefault("sums", "head")
     folder = arguments.folder or Path("runs") / f"{fit.name}-{fingerprint(fit)[:8]}"
     return ElasticConfig(recipe=arguments.recipe, settings=tuple(arguments.settings), folder=folder,
                          remote=arguments.cluster != "local", **given)  # fmt: skip

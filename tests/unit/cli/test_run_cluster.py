@@ -41,6 +41,14 @@ def test_defaults_are_those_of_the_run() -> None:
     assert elastic_config(parsed("rows=7", "--cluster", "auto")).folder != config.folder
 
 
+def test_gradients_are_added_where_slow_workers_can_be_left_out() -> None:
+    assert elastic_config(parsed("--cluster", "local", "--solution", "AntDtNd")).sums == "gloo"
+    assert elastic_config(parsed("--cluster", "local", "--solution", "BackupWorkers")).sums == "head"
+    assert elastic_config(parsed("--cluster", "local", "--sums", "head")).sums == "head"
+    with pytest.raises(ConfigError, match="--sums head"):
+        elastic_config(parsed("--cluster", "local", "--solution", "BackupWorkers", "--sums", "gloo")).check()
+
+
 def test_solutions_are_found_by_name() -> None:
     assert named_solution("LagScaling") == LagScaling()
     assert named_solution("headrace.runtime.solutions_nd:AntDtNd") == AntDtNd()
