@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+from threading import Thread
+
 import pyarrow as pa
 import pytest
 import torch
@@ -119,3 +122,19 @@ def test_tokens_and_numbers_travel_in_columns() -> None:
 def test_columns_of_other_things_are_refused(column) -> None:
     with pytest.raises(SchemaError, match="Column 'c'"):
         tokens_of(events(column), "c")
+
+
+def test_two_may_write_one_folder_at_once(tmp_path, monkeypatch) -> None:
+    real, begun = os.replace, []
+
+    def slow(source, goal) -> None:  # meanwhile somebody else writes the same file, and is done before
+        if not begun:
+            begun.append(Thread(target=CODEC.write, args=(tmp_path,)))
+            begun[0].start()
+            begun[0].join()
+        real(source, goal)
+
+    monkeypatch.setattr(os, "replace", slow)
+    CODEC.write(tmp_path)
+    assert TextCodec.read(tmp_path).encode(CORPUS).values.tolist() == CODEC.encode(CORPUS).values.tolist()
+    assert not list(tmp_path.glob("*.unfinished"))
