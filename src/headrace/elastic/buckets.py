@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -20,6 +20,10 @@ from headrace.errors import ClusterError
 from headrace.store import BUCKETS, bucket_of
 from headrace.store.hashing import IdArray
 
+CLOSE = 1.005
+"""By how much a server that gives may stay above its share: enough not to move buckets that nobody asks for."""
+RARE = 2.0
+"""Load of a bucket, in units of the least there is, up to which it says nothing of that bucket alone."""
 Mask = npt.NDArray[np.bool_]
 """(4096,): which buckets."""
 
@@ -131,15 +135,16 @@ def relief_plan(
 ) -> list[Move]:
     """Return the moves after which every server carries about its share of the load.
 
-    The busiest server, measured against its share, gives buckets to the one that has most room, until none is above
-    its share by more than the margin. As few buckets as can be: the heaviest that fit go first. A single bucket that
-    is heavier than a server's share stays where it is; it cannot be cut.
+    The busiest server, measured against its share, gives buckets to the one that has most room, until it is not above
+    its share any more: everybody waits for the slowest, so a little too much there costs more than a little too much
+    elsewhere. Nobody gives who is not above by more than the margin. As few buckets as can be: the heaviest that fit
+    go first. A single bucket that is heavier than a server's share stays where it is; it cannot be cut.
 
     Args:
         loads: (4096,) load of every bucket, in any unit (rows looked up since the last time).
         owners: The map now.
         shares: By server, how much of the load it should carry, in any unit: its speed. 0: it shall own nothing.
-        margin: By how much a server may stay above its share, as a part of it.
+        margin: By how much a server may be above its share before it gives, as a part of it.
 
     Raises:
         ConfigError: If an owner has no share, a share is negative, or all are 0.
@@ -147,27 +152,60 @@ def relief_plan(
     Example:
         >>> plan = relief_plan(np.ones(4096), BucketMap.even([0, 1]), {0: 1.0, 1: 3.0})
         >>> [(move.source, move.target, len(move.buckets)) for move in plan]
-        [(0, 1, 922)]
+        [(0, 1, 1019)]
     """
     require(set(owners.servers) <= set(shares), "shares", got=sorted(shares), expected=f"one for {owners.servers}")
     good = min(shares.values()) >= 0 < sum(shares.values())
     require(good, "shares", got=dict(shares), expected="none below 0, one above")
     weights = np.maximum(np.asarray(loads, np.float64), 1e-9)  # a bucket without load moves last, but it can move
+    rare = weights <= RARE * weights[weights > 1e-9].min(initial=np.inf)
+    weights[rare] = weights[rare].mean()  # which of them were met was chance: the next rows meet others, as many in all
     total = sum(shares.values())
     goal = {server: float(weights.sum()) * share / total for server, share in shares.items()}
     held = {server: weights[owners.mask(server)].sum() for server in shares}
-    owner, chosen = owners.owners.copy(), dict[tuple[int, int], list[int]]()
+    plan = _Relief(weights, owners.owners.copy(), goal, held, margin)
     for source in sorted(shares, key=lambda server: goal[server] - held[server]):
-        own = np.flatnonzero(owner == source)
-        for bucket in own[np.argsort(-weights[own], kind="stable")].tolist():
-            if held[source] <= goal[source] * (1.0 + margin) and goal[source] > 0:
-                break
-            target = max(shares, key=lambda server: (goal[server] - held[server], -server))
-            room = goal[target] * (1.0 + margin) - held[target]
-            if target == source or (goal[source] > 0 and weights[bucket] > room):
-                continue
-            chosen.setdefault((source, target), []).append(bucket)
-            owner[bucket] = target
-            held[source] -= weights[bucket]
-            held[target] += weights[bucket]
-    return [Move(source, target, tuple(sorted(buckets))) for (source, target), buckets in sorted(chosen.items())]
+        if held[source] > goal[source] * (1.0 + margin) or not goal[source]:
+            plan.give(source)
+    return [Move(source, target, tuple(sorted(buckets))) for (source, target), buckets in sorted(plan.chosen.items())]
+
+
+@dataclass
+class _Relief:
+    """What relief has planned so far: owners, and loads held, as they would be."""
+
+    weights: npt.NDArray[np.float64]
+    owner: IdArray
+    goal: Mapping[int, float]
+    held: dict[int, float]
+    margin: float
+    chosen: dict[tuple[int, int], list[int]] = field(default_factory=dict)
+
+    def give(self, source: int) -> None:
+        """Let a server give buckets until it carries its share, or nothing where it shall own nothing.
+
+        The heaviest that are not more than what is too much go first, the light ones fill up. Only where that leaves
+        it above its share by more than the margin, one that is more goes too: the lightest of those.
+        """
+        own = np.flatnonzero(self.owner == source)
+        falling = own[np.argsort(-self.weights[own], kind="stable")]
+        for bucket in falling.tolist():
+            if self.goal[source] and self.held[source] <= self.goal[source] * CLOSE:
+                return
+            if not self.goal[source] or self.weights[bucket] <= self.held[source] - self.goal[source]:
+                self._move(source, bucket)
+        for bucket in falling[::-1].tolist():
+            if self.held[source] <= self.goal[source] * (1.0 + self.margin):
+                return
+            if self.owner[bucket] == source:
+                self._move(source, bucket)
+
+    def _move(self, source: int, bucket: int) -> None:
+        target = max(self.goal, key=lambda server: (self.goal[server] - self.held[server], -server))
+        room = self.goal[target] * (1.0 + self.margin) - self.held[target]
+        if target == source or (self.goal[source] > 0 and self.weights[bucket] > room):
+            return
+        self.chosen.setdefault((source, target), []).append(bucket)
+        self.owner[bucket] = target
+        self.held[source] -= self.weights[bucket]
+        self.held[target] += self.weights[bucket]

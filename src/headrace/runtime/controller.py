@@ -308,6 +308,7 @@ class Controller:
             self._awaited = [each for each in self._awaited if each[0] not in _touched(order)]
         if worked and isinstance(order, MoveBuckets):
             self.shares = dict(order.shares)
+            self.monitor.shared_anew("server")
 
     def _order(self, decision: Decision, action: NodeAction, now: float) -> Decision | None:
         if any(name in self._moving for name in _touched(action)):

@@ -68,6 +68,7 @@ class NodeSpeeds:
         samples: How many samples `row_s` rests on.
         steady: How many samples the present level has lasted, up to the long window.
         generation: How often the node was started again.
+        asked: How many samples `rows` rests on: since rows were last shared out anew.
     """
 
     names: tuple[str, ...]
@@ -78,6 +79,7 @@ class NodeSpeeds:
     samples: npt.NDArray[np.int64]
     steady: npt.NDArray[np.int64]
     generation: npt.NDArray[np.int64]
+    asked: npt.NDArray[np.int64]
 
     def known(self) -> npt.NDArray[np.bool_]:
         """Return of which nodes anything was seen."""
@@ -111,10 +113,11 @@ class _Node:
     down: float = 0.0
     climbing: int = 0
     rows: float = 0.0
+    asked: int = 0
 
     def clear(self) -> None:
         """Forget everything: the node is another one now."""
-        self.seen = self.steady = self.calm = self.climbing = 0
+        self.seen = self.steady = self.calm = self.climbing = self.asked = 0
         self.up = self.down = self.noise = self.rows = 0.0
         self.level = self.last = math.nan
 
@@ -183,9 +186,15 @@ class Monitor:
         value = seconds / rows
         own.ring[own.seen % self.config.long] = value
         own.seen += 1
-        own.rows += max(NOISE_MEMORY, 1.0 / own.seen) * (rows - own.rows)
+        own.asked += 1
+        own.rows += max(NOISE_MEMORY, 1.0 / own.asked) * (rows - own.rows)
         own.steady = min(own.steady + 1, self.config.long)
         return self._detect(own, value)
+
+    def shared_anew(self, kind: str) -> None:
+        """Forget how many rows nodes of a kind are asked for: it is another number now."""
+        for name in self.nodes(kind):
+            self._nodes[name].asked = 0
 
     def record_lag(self, rows: int, learned: int, now: float) -> None:
         """Note how many rows of a stream wait, and how many were learned so far."""
@@ -242,6 +251,7 @@ class Monitor:
             np.array([each.rows for each in nodes], dtype=np.float64), samples,
             np.array([each.steady for each in nodes], dtype=np.int64),
             np.array([each.generation for each in nodes], dtype=np.int64),
+            np.array([each.asked for each in nodes], dtype=np.int64),
         )  # fmt: skip
 
     def counts(self) -> Mapping[str, int]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from statistics import NormalDist
 from typing import Any
 
 import numpy as np
@@ -13,6 +14,44 @@ from headrace.runtime.actions import AdjustBatch, Decision, MoveBuckets, Nothing
 from headrace.runtime.balance import share_batch
 from headrace.runtime.monitor import Floats, NodeSpeeds, View
 from headrace.runtime.solutions import Hysteresis, rounded
+
+SETTLED = 5
+"""Samples after which it is known what a move of buckets came to."""
+UNEVEN = 1.1
+"""How many times the mean a server may be waited for, once that is known."""
+
+
+def even_waits(row_s: Floats, rows: float, workers: int) -> Floats:
+    """Return the shares (N,) of servers under which a step waits as long for each of them.
+
+    A step waits for the worst request of all workers, and how many rows of a request fall to one server is chance: n in
+    the mean, with a deviation of sqrt(n). So a slow server, of which few rows are asked, gets a little less than its
+    speed says.
+
+    Args:
+        row_s: Seconds by row (N,).
+        rows: Rows of a request over all servers; 0: not known, then speed alone counts.
+        workers: Whose requests are waited for.
+
+    Example:
+        >>> even_waits(np.array([1.0, 3.0]), 0.0, 4).round(3).tolist()
+        [0.75, 0.25]
+        >>> even_waits(np.array([1.0, 3.0]), 100.0, 4).round(3).tolist()
+        [0.765, 0.235]
+    """
+    speeds = np.asarray((1 / row_s) / (1 / row_s).sum(), dtype=np.float64)
+    if rows <= 0 or workers < 2:
+        return speeds
+    worst = NormalDist().inv_cdf((workers - 0.375) / (workers + 0.25))  # Blom: the largest of so many
+    bottom, top = 0.0, 4.0 * float((row_s * (rows + worst * np.sqrt(rows))).max())
+
+    def under(level: float) -> Floats:
+        return np.asarray(((np.sqrt(worst * worst + 4 * level / row_s) - worst) / 2) ** 2)
+
+    for _ in range(60):
+        level = (bottom + top) / 2
+        bottom, top = (level, top) if under(level).sum() < rows else (bottom, level)
+    return np.asarray(under(top) / under(top).sum())
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -176,9 +215,13 @@ class AntDtNd:
             return []
         even = 1.0 / len(servers.names)
         before = np.array([view.shares.get(name, even) for name in servers.names])
-        after = (1 / row_s) / (1 / row_s).sum()
-        change = float(np.abs(after - before).max())
+        after = even_waits(row_s, float(servers.rows.sum()), len(view.workers.names))
         out = self.hysteresis.out_of_line(before * row_s, servers.noise, servers.samples)
+        change = float(np.abs(after - before).max())
+        if not out.any() and int(servers.asked.min()) >= SETTLED:  # the shares that came of it, not those meant
+            before = servers.rows / servers.rows.sum()
+            out = before * row_s > UNEVEN * (before * row_s).mean()
+            change = float((np.abs(after - before) / before).max())
         if not out.any() or change < self.hysteresis.min_change:
             return []
         gain = float((before * row_s).max() / (after * row_s).max()) - 1.0
