@@ -5,7 +5,6 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable
-from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,23 +13,18 @@ import pytest
 import torch
 
 from headrace.elastic.async_commits import AsyncCommits
-from headrace.elastic.async_head import AsyncHead
-from headrace.elastic.async_worker import AsyncWorker
 from headrace.elastic.config import ElasticConfig
 from headrace.elastic.finish import audited
-from headrace.elastic.job import Job
 from headrace.elastic.membership import Membership
 from headrace.elastic.sequence import Piece
-from headrace.elastic.server import dense_part
-from headrace.elastic.table_wire import serve_tables
 from headrace.elastic.transactions import Transaction
-from headrace.errors import ConfigError, HeadraceError, LeaseLost, NonFiniteLoss, RowRuleMismatch, StoreError
+from headrace.errors import ConfigError, LeaseLost, NonFiniteLoss, RowRuleMismatch, StoreError
 from headrace.runtime.controller import Controller, ControllerConfig
-from headrace.runtime.launch import Launched
 from headrace.runtime.solutions import Static
-from headrace.runtime.wire import Server, secret_of
 from headrace.runtime.work_queue import QueueConfig, ShardQueue
 from headrace.store import SGD
+
+from .async_world import run_all, running
 
 
 class Told:
@@ -286,51 +280,6 @@ def test_after_going_back_everybody_enters_again(tmp_path) -> None:
         one.take()
     assert not to.homeless()
     assert Hand(to, "worker-0").place["committed"] == 0
-
-
-@contextmanager
-def running(folder: Path, names: list[str], **settings):
-    """Run head, servers and workers in threads of this process; give the workers when all has ended."""
-    config = ElasticConfig(recipe="headrace.elastic.toy:toy", arguments={"rows": 1500}, publish=False, mode="async",
-                           folder=folder, workers=len(names), shard_rows=100, **settings)  # fmt: skip
-    config.write()
-    secret, job = secret_of(folder, create=True), Job(config)
-    head = AsyncHead(config, secret)
-    wire = Server(head.methods(), secret=secret, closed=head.closed)
-    servers = [serve_tables(number, job.tables, secret, folder=folder, dense=None if number else dense_part(job))
-               for number in range(config.servers)]  # fmt: skip
-    for number, (server, _) in enumerate(servers):
-        if head.servers.set_server(number, server.address):
-            head.servers.begin(head.queue)
-    threading.Thread(target=head.run, args=(wire,), daemon=True).start()
-    workers = {name: AsyncWorker(config, Launched(name, "127.0.0.1"), wire.address, secret) for name in names}
-    try:
-        yield head, workers
-    finally:
-        for worker in workers.values():
-            worker.agent.stop()
-        head.close()
-        wire.close()
-        for server, _ in servers:
-            server.close()
-
-
-def run_all(workers) -> None:
-    threads = [threading.Thread(target=_run, args=(worker,)) for worker in workers]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join(60.0)
-        assert not thread.is_alive()
-
-
-def _run(worker) -> None:
-    try:
-        worker.run()
-    except HeadraceError:
-        if worker.agent._stopped.is_set():
-            return  # it was to die
-        raise
 
 
 def test_two_workers_learn_every_example_once(tmp_path) -> None:
