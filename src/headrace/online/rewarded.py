@@ -35,10 +35,10 @@ from headrace.loop import EveryExamples, Loop, run
 from headrace.nn import ActorCritic, CausalSettings, CausalTransformer, ScoreModel
 from headrace.objectives import PPO
 from headrace.objectives.tokens import joined
-from headrace.online.rewarded_watch import JudgedFeedback, Point, TimedPredictor, Watch, WatchedLearner
+from headrace.online.rewarded_watch import Point, Watch, judged, timed, watched
 from headrace.online.writing import DOMAIN, GENERAL, Writing, WritingConfig
 from headrace.optim import clip_norm
-from headrace.protocols import Feedback, Predictor, Publisher
+from headrace.protocols import Publisher
 from headrace.publish import LogPublisher, Replica
 from headrace.serve import GenerateConfig, LanguagePredictor, generate
 from headrace.types import Change, Events, Report, State, Version
@@ -173,11 +173,11 @@ class RewardedRun:
         predictor = LanguagePredictor(served, replica, how, codec=codec, seed=own.seed, batch_rows=own.rows)
         feedback = RewardFeedback(ModelReward(self.reward, own.rows))
         join = EventJoin(JoinConfig(window_s=3600.0, lateness_s=0.0, positive=("reward",), value="reward"))
-        judged = JudgedFeedback(feedback, self.writing, self._watch)
+        gold = judged(feedback, self.writing, self._watch)
         return Loop(
-            source=MemorySource([self._requests()]), predictor=cast(Predictor, TimedPredictor(predictor, self._watch)),
-            feedback=cast(Feedback, judged), joiner=EventJoiner(join, TokenCollator(completion_batch, own.rows)),
-            learner=WatchedLearner(self._learner(), self._watch, fingerprint(own)), publisher=publisher,
+            source=MemorySource([self._requests()]), predictor=timed(predictor, self._watch),
+            feedback=gold, joiner=EventJoiner(join, TokenCollator(completion_batch, own.rows)),
+            learner=watched(self._learner(), self._watch, fingerprint(own)), publisher=publisher,
             cadence=EveryExamples(own.rows), read_rows=own.rows, stop=self.stop,
             checkpoint=None if self.folder is None else ManifestCheckpoint(self.folder / "checkpoint"),
         )  # fmt: skip

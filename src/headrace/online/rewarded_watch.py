@@ -18,7 +18,7 @@ from headrace.errors import CorruptSnapshot
 from headrace.learn import PolicyLearner
 from headrace.objectives.tokens import joined
 from headrace.online.writing import DOMAIN, Writing
-from headrace.protocols import Feedback, Predictor
+from headrace.protocols import Feedback, Learner, Predictor
 from headrace.types import Batch, Change, Events, Loss, Report, State, Version
 
 SAMPLES = 4
@@ -66,13 +66,8 @@ class Watch:
             report.add(name, sum(values) / len(values), source=f"mean of the last {len(values)} rollouts")
 
 
-class TimedPredictor:
-    """A predictor whose CPU time is counted as `generate`; otherwise the one inside.
-
-    Args:
-        inside: The predictor.
-        watch: Counts.
-    """
+class _TimedPredictor:
+    """See `timed`."""
 
     def __init__(self, inside: Predictor, watch: Watch) -> None:
         self.inside, self.watch = inside, watch
@@ -88,14 +83,8 @@ class TimedPredictor:
             self.inside.apply(change)
 
 
-class JudgedFeedback:
-    """Feedback that a hidden judge watches: what it says is noted as `gold`, and never part of an answer.
-
-    Args:
-        inside: Who answers.
-        writing: Has the judge.
-        watch: Where `gold` (of prompts of the domain), `gold_general` and completions are noted.
-    """
+class _JudgedFeedback:
+    """See `judged`."""
 
     def __init__(self, inside: Feedback, writing: Writing, watch: Watch) -> None:
         self.inside, self.writing, self.watch = inside, writing, watch
@@ -115,14 +104,8 @@ class JudgedFeedback:
         return answers
 
 
-class WatchedLearner:
-    """A policy learner whose losses are noted; its state has the curve in it.
-
-    Args:
-        inside: The learner.
-        watch: Takes notes.
-        config: Fingerprint of the run's configuration, kept in the state.
-    """
+class _WatchedLearner:
+    """See `watched`."""
 
     def __init__(self, inside: PolicyLearner, watch: Watch, config: str) -> None:
         self.inside, self.watch, self.config = inside, watch, config
@@ -157,3 +140,35 @@ class WatchedLearner:
         curve = json.loads(points)
         self.inside.restore(learner)
         self.watch.points[:] = curve
+
+
+def timed(predictor: Predictor, watch: Watch) -> Predictor:
+    """Return a predictor whose CPU time is counted as `generate`; otherwise the one inside.
+
+    Args:
+        predictor: The one inside.
+        watch: Counts.
+    """
+    return _TimedPredictor(predictor, watch)
+
+
+def judged(feedback: Feedback, writing: Writing, watch: Watch) -> Feedback:
+    """Return feedback that a hidden judge watches: what it says is noted as `gold`, and never part of an answer.
+
+    Args:
+        feedback: Who answers.
+        writing: Has the judge.
+        watch: Where `gold` (of prompts of the domain), `gold_general` and completions are noted.
+    """
+    return _JudgedFeedback(feedback, writing, watch)
+
+
+def watched(learner: PolicyLearner, watch: Watch, config: str) -> Learner:
+    """Return a policy learner whose losses are noted; its state has the curve in it.
+
+    Args:
+        learner: The one inside.
+        watch: Takes notes.
+        config: Fingerprint of the run's configuration, kept in the state.
+    """
+    return _WatchedLearner(learner, watch, config)

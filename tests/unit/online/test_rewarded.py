@@ -13,7 +13,7 @@ from headrace.errors import ConfigError, CorruptSnapshot
 from headrace.learn import CriticCredit, GroupCredit, KLControl, LanguageFit, PolicyConfig
 from headrace.online import RewardedConfig, RewardedRun, Writing, judged_policy, tried
 from headrace.online.rewarded import _NewestOnly, settled
-from headrace.online.rewarded_watch import Watch, WatchedLearner
+from headrace.online.rewarded_watch import Watch, watched
 from headrace.online.writing import DOMAIN, GENERAL, Corpus
 from headrace.online.writing_planted import planted, planted_corpus
 from headrace.types import Change, Version
@@ -157,8 +157,8 @@ def test_a_folder_holds_one_run(writing, tmp_path) -> None:
     again = RewardedRun(replace(CONFIG, iterations=1), tmp_path, writing=writing)
     again.run()
     assert without_times(again.points) == without_times(first.points)
-    learner = WatchedLearner(again._learner(), Watch(), "other settings")
-    state = WatchedLearner(again._learner(), Watch(), "these settings").state()
+    learner = watched(again._learner(), Watch(), "other settings")
+    state = watched(again._learner(), Watch(), "these settings").state()
     for wrong in (state, {}):
         with pytest.raises(CorruptSnapshot, match="other settings"):
             learner.restore(wrong)
